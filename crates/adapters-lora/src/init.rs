@@ -90,6 +90,9 @@ pub enum GaDirection {
     A2rBr,
     /// B every other one from the first on, A those between.
     ArBr,
+    /// Both the same `r`, drawn for each layer by the adapter's own seed (`init_weights_seed`).
+    #[serde(rename = "random")]
+    Random,
 }
 
 /// How large B begins with [`Init::LoraGa`].

@@ -14,6 +14,8 @@ use burn::linalg::svd;
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::init::{CordaMethod, GaDirection, GaScale, Init, SWEEPS, StartValues};
@@ -339,6 +341,7 @@ impl LoraConfig {
     /// singular values.
     fn lora_ga(&self, recorded: &Attached, host: &dyn Host) -> Result<Self, Error> {
         let mut start = StartValues::new();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed.unwrap_or_default());
         for layer in recorded.layers() {
             let info = &layer.info;
             let (rank, scale) = self.rank_and_scale(&info.path)?;
@@ -361,6 +364,12 @@ impl LoraConfig {
                 GaDirection::ArB2r => ((0..rank).collect(), (rank..2 * rank).collect()),
                 GaDirection::A2rBr => ((rank..2 * rank).collect(), (0..rank).collect()),
                 GaDirection::ArBr => ((1..2 * rank).step_by(2).collect(), (0..2 * rank).step_by(2).collect()),
+                GaDirection::Random => {
+                    let mut drawn: Vec<(u64, usize)> = (0..2 * rank).map(|at| (rng.next_u64(), at)).collect();
+                    drawn.sort_unstable();
+                    let drawn: Vec<usize> = drawn.into_iter().take(rank).map(|(_, at)| at).collect();
+                    (drawn.clone(), drawn)
+                }
             };
             let chosen = |of: &[usize]| {
                 let numbers: Vec<i64> = of.iter().map(|at| *at as i64).collect();

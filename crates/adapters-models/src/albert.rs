@@ -59,8 +59,7 @@ struct SharedLayers {
 }
 
 impl EncoderStack for SharedLayers {
-    fn chain(&self, embedded: EmbeddingState, _: &mut Hooks<'_>) -> Chain<'_> {
-        let bias = embedded.padding.map(ops::padding_bias);
+    fn chain(&self, embedded: EmbeddingState, bias: Option<Tensor<4>>, _: &mut Hooks<'_>) -> Chain<'_> {
         let layers = self.order.iter().map(|index| &self.layers[*index]);
         Chain::new(embedded.hidden).layers(layers, bias)
     }
@@ -128,6 +127,8 @@ fn build(config: AlbertConfig, path: &Path, weights: &mut Weights) -> Result<Enc
             ..MaskedLmLayout::BIASED
         }),
     );
+    // Whatever the file says of decoders, the published class has none.
+    facts.causal = false;
     facts.info.num_layers = groups * inner;
     let projection = "encoder.embedding_hidden_mapping_in";
     Ok(Encoder {

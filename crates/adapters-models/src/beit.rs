@@ -3,8 +3,9 @@
 //! Paper: *BEiT: BERT Pre-Training of Image Transformers*, Bao et al., 2021, <https://arxiv.org/abs/2106.08254>. Behavior
 //! follows `BeitModel` of transformers; images of another size than `image_size` are refused.
 
+use crate::image_size::{ImageSize, image_size, patch_size};
 use crate::modeling::*;
-use crate::patches::{ImagePatches, patch_kernel};
+use crate::patches::{ImagePatches, linear_weights, patch_kernel, resampled};
 use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 
 /// `config.json` of a BEiT checkpoint: the fields that change what is computed. Others are ignored.
@@ -19,8 +20,10 @@ pub(crate) struct BeitConfig {
     pub(crate) hidden_dropout_prob: f64,
     pub(crate) attention_probs_dropout_prob: f64,
     pub(crate) layer_norm_eps: f64,
-    pub(crate) image_size: usize,
-    pub(crate) patch_size: usize,
+    #[serde(deserialize_with = "image_size")]
+    pub(crate) image_size: ImageSize,
+    #[serde(deserialize_with = "patch_size")]
+    pub(crate) patch_size: ImageSize,
     pub(crate) num_channels: usize,
     pub(crate) use_absolute_position_embeddings: bool,
     /// A bias of distances in every layer.
@@ -47,8 +50,8 @@ impl Default for BeitConfig {
             hidden_dropout_prob: 0.0,
             attention_probs_dropout_prob: 0.0,
             layer_norm_eps: 1e-12,
-            image_size: 224,
-            patch_size: 16,
+            image_size: ImageSize::square(224),
+            patch_size: ImageSize::square(16),
             num_channels: 3,
             use_absolute_position_embeddings: false,
             use_relative_position_bias: false,
@@ -68,8 +71,6 @@ impl BeitConfig {
             ("hidden_size", self.hidden_size),
             ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
-            ("image_size", self.image_size),
-            ("patch_size", self.patch_size),
             ("num_channels", self.num_channels),
         ])?;
         check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
@@ -80,14 +81,28 @@ impl BeitConfig {
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
             ("drop_path_rate", self.drop_path_rate),
         ])?;
-        let (patch, limit) = (self.patch_size, format!("at most image_size = {}", self.image_size));
-        check.require(patch <= self.image_size, "patch_size", limit, patch)?;
+        check.patches(self.image_size, self.patch_size)?;
+        let distances = self.use_relative_position_bias || self.use_shared_relative_position_bias;
+        let expected =
+            "one number, as there is a relative position bias: the published class has it for square patches";
+        check.require(
+            self.patch_size.is_square() || !distances,
+            "patch_size",
+            expected,
+            self.patch_size,
+        )?;
         check.activation("hidden_act", &self.hidden_act)
     }
 
-    /// Patches in a row and in a column.
-    fn window(&self) -> usize {
+    /// Rows and columns of patches.
+    fn window(&self) -> [usize; 2] {
         self.image_size / self.patch_size
+    }
+
+    /// The class token and the patches.
+    fn positions(&self) -> usize {
+        let [rows, columns] = self.window();
+        rows * columns + 1
     }
 
     fn layer(&self, index: usize, activation: Activation) -> StandardOptions {
@@ -147,6 +162,8 @@ struct Frame {
     distances: Tensor<1, Int>,
     /// The bias that all layers share.
     shared: Option<Tensor<4>>,
+    /// Rows and columns of patches.
+    window: [usize; 2],
     /// Positions that adapters inserted. Distances to them have no bias.
     inserted: Vec<Inserted>,
 }
@@ -173,6 +190,10 @@ impl FromCheckpoint for BeitModel {
         let mut at = weights.at(Location::outside(Stack::Encoder), "");
         let projection = "embeddings.patch_embeddings.projection";
         let positions = "embeddings.position_embeddings";
+        let grid = match config.use_absolute_position_embeddings {
+            true => ConfigCheck::new(path).position_grid(config.image_size, config.patch_size)?,
+            false => window,
+        };
         let shared = "encoder.relative_position_bias.relative_position_bias_table";
         let (mean, absolute) = (config.use_mean_pooling, config.use_absolute_position_embeddings);
         Ok(Self {
@@ -184,9 +205,9 @@ impl FromCheckpoint for BeitModel {
                     d,
                 ),
                 class_token: Some(at.tensor("embeddings.cls_token", [1, 1, d])),
-                positions: absolute.then(|| at.tensor(positions, [1, window * window + 1, d])),
+                positions: absolute.then(|| at.tensor(positions, [1, config.positions(), d])),
                 size: config.patch_size,
-                grid: [window, window],
+                grid,
             },
             embeddings: at.embedded(EmbeddingRole::Embedding, "embeddings", d),
             layers,
@@ -214,17 +235,17 @@ impl FromCheckpoint for BeitModel {
     }
 }
 
-/// Distances between patches of a square window, and those from, to and at the class token.
-fn distances(window: usize) -> usize {
-    (2 * window - 1).pow(2) + 3
+/// Distances between patches of a window, and those from, to and at the class token.
+fn distances([rows, columns]: [usize; 2]) -> usize {
+    (2 * rows - 1) * (2 * columns - 1) + 3
 }
 
-/// Which distance lies between each two positions of a square window, row by row of `[positions, positions]`.
-fn distance_index(window: usize) -> Vec<i64> {
-    let (width, count) = (2 * window as i64 - 1, distances(window) as i64);
+/// Which distance lies between each two positions of a window, row by row of `[positions, positions]`.
+fn distance_index(window: [usize; 2]) -> Vec<i64> {
+    let ([rows, columns], count) = (window, distances(window) as i64);
     let coordinates = |position: usize| {
         let patch = position - 1;
-        ((patch / window) as i64, (patch % window) as i64)
+        ((patch / columns) as i64, (patch % columns) as i64)
     };
     let between = |query: usize, key: usize| match (query, key) {
         (0, 0) => count - 1,
@@ -232,11 +253,11 @@ fn distance_index(window: usize) -> Vec<i64> {
         (_, 0) => count - 2,
         _ => {
             let ((row, column), (key_row, key_column)) = (coordinates(query), coordinates(key));
-            let shift = window as i64 - 1;
-            (row - key_row + shift) * width + column - key_column + shift
+            let (down, right) = (rows as i64 - 1, columns as i64 - 1);
+            (row - key_row + down) * (2 * right + 1) + column - key_column + right
         }
     };
-    let positions = window * window + 1;
+    let positions = rows * columns + 1;
     let pairs = (0..positions).flat_map(|query| (0..positions).map(move |key| (query, key)));
     pairs.map(|(query, key)| between(query, key)).collect()
 }
@@ -244,8 +265,18 @@ fn distance_index(window: usize) -> Vec<i64> {
 impl Frame {
     /// The bias of a table, `[1, heads, positions, positions]`, with nothing at inserted positions.
     fn bias(&self, table: Tensor<2>) -> Tensor<4> {
-        let heads = table.dims()[1];
+        let [count, heads] = table.dims();
         let positions = self.distances.dims()[0].isqrt();
+        let [down, right] = self.window.map(|side| 2 * side - 1);
+        let table = match down == right {
+            true => table,
+            // The published class takes rows for columns and fits the table to the window again.
+            false => {
+                let between = table.clone().slice_dim(0, 0..down * right);
+                let between = resampled(between, [right, down], [down, right], linear_weights);
+                Tensor::cat(vec![between, table.slice_dim(0, down * right..count)], 0)
+            }
+        };
         let bias = table.select(0, self.distances.clone());
         let mut bias = bias
             .reshape([positions, positions, heads])
@@ -290,6 +321,7 @@ impl BeitModel {
             let mut frame = Frame {
                 distances: Tensor::from_data(TensorData::new(index, shape), device),
                 shared: None,
+                window: c.window(),
                 inserted,
             };
             frame.shared = self.shared_bias.as_ref().map(|table| frame.bias(table.val()));
@@ -305,7 +337,7 @@ impl Transformer for BeitModel {
         let c = &self.config;
         ModelInfo {
             num_layers: c.num_hidden_layers,
-            max_length: Some(c.window() * c.window() + 1),
+            max_length: Some(c.positions()),
             head_norm_epsilon: c.layer_norm_eps,
             head_dropout: c.hidden_dropout_prob,
             activation: c.hidden_act.clone(),
@@ -352,7 +384,7 @@ impl Transformer for BeitModel {
 impl ImageEncoder for BeitModel {
     fn image_size(&self) -> [usize; 3] {
         let c = &self.config;
-        [c.num_channels, c.image_size, c.image_size]
+        [c.num_channels, c.image_size.height, c.image_size.width]
     }
 }
 

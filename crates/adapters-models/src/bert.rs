@@ -43,9 +43,9 @@ pub struct BertConfig {
     pub pad_token_id: usize,
     /// Where the order of tokens comes from.
     pub position_embedding_type: PositionEmbeddingType,
-    /// A decoder attends to the past only; not computed.
+    /// Whether a token sees no later ones.
     pub is_decoder: bool,
-    /// Cross attention; not computed.
+    /// Cross attention; not computed without an encoder.
     pub add_cross_attention: bool,
 }
 
@@ -95,13 +95,8 @@ impl BertConfig {
         let (reserved, positions) = (counting.reserved(), self.max_position_embeddings);
         let expected = format!("more than {reserved}");
         check.require(positions > reserved, "max_position_embeddings", expected, positions)?;
-        let encoder = !self.is_decoder && !self.add_cross_attention;
-        check.require(
-            encoder,
-            "is_decoder / add_cross_attention",
-            "false: this is an encoder",
-            "true",
-        )?;
+        let expected = "false: there is no encoder to attend to; an `encoder-decoder` has one";
+        check.require(!self.add_cross_attention, "add_cross_attention", expected, true)?;
         check.activation("hidden_act", &self.hidden_act)
     }
 
@@ -155,6 +150,7 @@ impl BertConfig {
             names,
             d_model: self.hidden_size,
             attention_dropout: self.attention_probs_dropout_prob,
+            causal: self.is_decoder,
             info: ModelInfo {
                 num_layers: self.num_hidden_layers,
                 max_length: Some(self.max_position_embeddings - counting.reserved()),

@@ -8,6 +8,7 @@ use adapters_nn::{UnknownName, did_you_mean};
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
+use crate::image_size::ImageSize;
 
 const PADDING: &str = "pad_token_id";
 
@@ -133,6 +134,41 @@ impl<'a> ConfigCheck<'a> {
             let holds = (1..=1 << 24).contains(&value);
             self.require(holds, field, "between 1 and 2^24", value)
         })
+    }
+
+    /// Sizes of images and of their patches: each side between 1 and 2^24, and those of a patch at most those of an image.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`]
+    pub(crate) fn patches(&self, image: ImageSize, patch: ImageSize) -> Result<(), ModelError> {
+        for (field, size) in [("image_size", image), ("patch_size", patch)] {
+            self.sizes([(field, size.height), (field, size.width)])?;
+        }
+        let holds = patch.height <= image.height && patch.width <= image.width;
+        self.require(holds, "patch_size", format!("at most image_size = {image}"), patch)
+    }
+
+    /// Rows and columns of the patches that learned positions are for, where the published class interpolates them as those of a
+    /// square unless the image is one and has as many patches.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Config`] where the published class fails.
+    pub(crate) fn position_grid(&self, image: ImageSize, patch: ImageSize) -> Result<[usize; 2], ModelError> {
+        let [rows, columns] = image / patch;
+        let side = (rows * columns).isqrt();
+        let (grid, expected) = match patch.is_square() {
+            true => (
+                (side * side == rows * columns).then_some([side, side]),
+                "as many patches as a square has: positions are interpolated from those of a square",
+            ),
+            false => (
+                image.is_square().then_some([rows, columns]),
+                "equal height and width, as those of patch_size differ: positions are not interpolated then",
+            ),
+        };
+        grid.ok_or_else(|| self.refusal("image_size", expected, image))
     }
 
     /// Numbers of layers: between 1 and 4096.

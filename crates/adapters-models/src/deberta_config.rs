@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::bert::BertConfig;
 use crate::checkpoint_folder::object;
 use crate::disentangled::{DisentangledLayer, DisentangledStack, Distances, Projections};
-use crate::encoder::{Encoder, EncoderNames, Pooler};
+use crate::encoder::{Encoder, EncoderFacts, EncoderNames, Pooler};
 use crate::modeling::*;
 use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormBlocks};
 use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
@@ -173,7 +173,11 @@ impl DebertaConfig {
             },
             pooler: Pooler::build("pooler.dense", d, pooler, weights),
             head_transform: None,
-            facts: bert.facts(names, Counting::FromZero, Some(head)),
+            // Whatever the file says of decoders, the published classes have none.
+            facts: EncoderFacts {
+                causal: false,
+                ..bert.facts(names, Counting::FromZero, Some(head))
+            },
         })
     }
 }

@@ -4,6 +4,7 @@
 //! <https://arxiv.org/abs/2304.07193>. Behavior follows `Dinov2Model` of transformers, which interpolates positions for images
 //! of another size than those of training.
 
+use crate::image_size::{ImageSize, image_size, patch_size};
 use crate::modeling::*;
 use crate::patches::{ImagePatches, patch_kernel};
 use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
@@ -22,8 +23,10 @@ pub(crate) struct Dinov2Config {
     pub(crate) attention_probs_dropout_prob: f64,
     pub(crate) layer_norm_eps: f64,
     /// Height and width of the images that the positions are for.
-    pub(crate) image_size: usize,
-    pub(crate) patch_size: usize,
+    #[serde(deserialize_with = "image_size")]
+    pub(crate) image_size: ImageSize,
+    #[serde(deserialize_with = "patch_size")]
+    pub(crate) patch_size: ImageSize,
     pub(crate) num_channels: usize,
     pub(crate) qkv_bias: bool,
     /// Probability that a row skips a block, in training.
@@ -44,8 +47,8 @@ impl Default for Dinov2Config {
             hidden_dropout_prob: 0.0,
             attention_probs_dropout_prob: 0.0,
             layer_norm_eps: 1e-6,
-            image_size: 224,
-            patch_size: 14,
+            image_size: ImageSize::square(224),
+            patch_size: ImageSize::square(14),
             num_channels: 3,
             qkv_bias: true,
             drop_path_rate: 0.0,
@@ -61,8 +64,6 @@ impl Dinov2Config {
         check.sizes([
             ("hidden_size", self.hidden_size),
             ("num_attention_heads", self.num_attention_heads),
-            ("image_size", self.image_size),
-            ("patch_size", self.patch_size),
             ("num_channels", self.num_channels),
         ])?;
         check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
@@ -73,8 +74,7 @@ impl Dinov2Config {
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
             ("drop_path_rate", self.drop_path_rate),
         ])?;
-        let (patch, limit) = (self.patch_size, format!("at most image_size = {}", self.image_size));
-        check.require(patch <= self.image_size, "patch_size", limit, patch)?;
+        check.patches(self.image_size, self.patch_size)?;
         let ratio = self.mlp_ratio;
         check.require(
             (1.0 / 64.0..=64.0).contains(&ratio),
@@ -96,11 +96,6 @@ impl Dinov2Config {
             true => (width * 2 / 3).next_multiple_of(8),
             false => width,
         }
-    }
-
-    /// Patches in a row and in a column.
-    fn window(&self) -> usize {
-        self.image_size / self.patch_size
     }
 
     fn layer(&self, activation: Activation) -> StandardOptions {
@@ -151,7 +146,8 @@ impl FromCheckpoint for Dinov2Model {
 
     fn build(config: Dinov2Config, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
         let options = config.layer(config.check(path)?);
-        let (d, eps, window) = (config.hidden_size, config.layer_norm_eps, config.window());
+        let grid = ConfigCheck::new(path).position_grid(config.image_size, config.patch_size)?;
+        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let layers = (0..config.num_hidden_layers).map(|index| {
             let name = format!("encoder.layer.{index}");
             StandardLayer::build(&options, weights.at(Location::layer(Stack::Encoder, index), name))
@@ -168,9 +164,9 @@ impl FromCheckpoint for Dinov2Model {
                     d,
                 ),
                 class_token: Some(at.tensor("embeddings.cls_token", [1, 1, d])),
-                positions: Some(at.tensor("embeddings.position_embeddings", [1, window * window + 1, d])),
+                positions: Some(at.tensor("embeddings.position_embeddings", [1, grid[0] * grid[1] + 1, d])),
                 size: config.patch_size,
-                grid: [window, window],
+                grid,
             },
             layers,
             norm: at.layer_norm(NormRole::FinalNorm, "layernorm", d, eps),
@@ -200,7 +196,11 @@ impl Transformer for Dinov2Model {
     }
 
     fn chain(&self, input: ImageInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {
-        let pixels = input.of_size_or_larger(self.image_size(), self.config.patch_size, self)?;
+        let patch = self.config.patch_size;
+        let pixels = match patch.is_square() {
+            true => input.of_size_or_larger(self.image_size(), patch.height, self)?,
+            false => input.of_size(self.image_size(), self)?,
+        };
         let hidden = self.patches.begin(pixels, self, cx)?;
         let hidden = cx.hooks().dropout(hidden, self.config.hidden_dropout_prob);
         let chain = Chain::new(hidden).layers(&self.layers, [None, None]);
@@ -224,7 +224,7 @@ impl Transformer for Dinov2Model {
 impl ImageEncoder for Dinov2Model {
     fn image_size(&self) -> [usize; 3] {
         let c = &self.config;
-        [c.num_channels, c.image_size, c.image_size]
+        [c.num_channels, c.image_size.height, c.image_size.width]
     }
 }
 

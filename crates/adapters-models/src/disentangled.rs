@@ -233,7 +233,7 @@ impl<P: Projections> Block for DisentangledLayer<P> {
 }
 
 impl<P: Projections> EncoderStack for DisentangledStack<P> {
-    fn chain(&self, embedded: EmbeddingState, _: &mut Hooks<'_>) -> Chain<'_> {
+    fn chain(&self, embedded: EmbeddingState, _: Option<Tensor<4>>, _: &mut Hooks<'_>) -> Chain<'_> {
         let EmbeddingState { hidden, padding, .. } = embedded;
         let seq = hidden.dims()[1];
         // Padding sees nothing, and nothing sees padding.

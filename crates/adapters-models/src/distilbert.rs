@@ -160,6 +160,7 @@ fn build(
             names: NAMES,
             d_model: config.dim,
             attention_dropout: config.attention_dropout,
+            causal: false,
             info: ModelInfo {
                 num_layers: config.n_layers,
                 max_length: Some(config.max_position_embeddings),

@@ -31,8 +31,9 @@ pub(crate) struct EncoderNames {
 
 /// The layers of an encoder, and what they have in common.
 pub trait EncoderStack: Module + ModuleDisplay + Sites + Debug + Sync {
-    /// The chain that begins with these embeddings.
-    fn chain(&self, embedded: EmbeddingState, cx: &mut Hooks<'_>) -> Chain<'_>;
+    /// The chain that begins with these embeddings; `bias` says what the queries see of the text, broadcast to
+    /// `[batch, heads, seq, seq]`, where they do not see all of it.
+    fn chain(&self, embedded: EmbeddingState, bias: Option<Tensor<4>>, cx: &mut Hooks<'_>) -> Chain<'_>;
 
     /// What [`Transformer::pool`] returns for a family whose pooler is not a [`Pooler`].
     fn pool(&self, _hidden: Tensor<3>, _cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
@@ -55,8 +56,7 @@ impl<L> EncoderStack for Vec<L>
 where
     L: Block<Frame = Option<Tensor<4>>> + Module + ModuleDisplay + Sites + Debug + Sync,
 {
-    fn chain(&self, embedded: EmbeddingState, _: &mut Hooks<'_>) -> Chain<'_> {
-        let bias = embedded.padding.map(ops::padding_bias);
+    fn chain(&self, embedded: EmbeddingState, bias: Option<Tensor<4>>, _: &mut Hooks<'_>) -> Chain<'_> {
         Chain::new(embedded.hidden).layers(self, bias)
     }
 
@@ -109,6 +109,8 @@ pub(crate) struct EncoderFacts {
     pub(crate) d_model: usize,
     /// Dropout on attention weights, in training.
     pub(crate) attention_dropout: f64,
+    /// Whether a token sees no later ones.
+    pub(crate) causal: bool,
     /// What heads, tokenizers and reports need.
     pub(crate) info: ModelInfo,
 }
@@ -163,7 +165,13 @@ impl<S: EncoderStack> Transformer for Encoder<S> {
         if let Some(projection) = &self.projection {
             state.hidden = cx.linear(projection, state.hidden);
         }
-        Ok(self.stack.chain(state, cx))
+        let [_, seq, _] = state.hidden.dims();
+        let padding = state.padding.clone();
+        let bias = match self.facts.causal {
+            true => Some(ops::causal_bias(seq, 0, None, padding.as_ref(), &state.hidden.device())),
+            false => padding.map(ops::padding_bias),
+        };
+        Ok(self.stack.chain(state, bias, cx))
     }
 
     fn with_layers(mut self, order: &[usize]) -> Option<Self> {

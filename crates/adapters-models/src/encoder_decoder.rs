@@ -258,6 +258,7 @@ impl BertStack {
 
 impl TwoStacks for BertToBertModel {
     type Source = TextInput;
+    const DECODER_COUNTS_ITS_ROWS: bool = true;
 
     fn decoder_start(&self) -> usize {
         self.config.decoder_start_token_id

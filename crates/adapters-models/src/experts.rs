@@ -11,7 +11,7 @@ use crate::feed_forward::Gated;
 use crate::modeling::*;
 
 /// How the experts of a layer are built and chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ExpertsPlan {
     /// By whose names and formulas.
     pub(crate) form: ExpertsForm,
@@ -24,10 +24,14 @@ pub(crate) struct ExpertsPlan {
 }
 
 /// By whose names and formulas experts are built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum ExpertsForm {
     /// `block_sparse_moe` with `gate` and `experts.N.w1`, `w2` and `w3`.
-    Mixtral,
+    Mixtral {
+        /// What the experts and the router read is scaled by a number between one minus this and one plus this, drawn for each
+        /// element, in training.
+        jitter: f64,
+    },
     /// `mlp` with `gate` and `experts.N.gate_proj`, `up_proj` and `down_proj`.
     Qwen {
         /// Whether the weights of a token's experts sum to one.
@@ -44,6 +48,7 @@ pub(crate) struct Experts {
     experts: Vec<Gated>,
     chosen: usize,
     normalized: bool,
+    jitter: f64,
 }
 
 /// Experts whose matrices lie in one parameter each, with limits: `sum_e w_e down_e((up + 1) * gate sigmoid(1.702 gate))`, where
@@ -81,9 +86,10 @@ impl ExpertsPlan {
 
 impl Experts {
     pub(crate) fn build(plan: ExpertsPlan, d_model: usize, activation: Activation, at: &mut Scope<'_>) -> Self {
-        let (block, names, normalized) = match plan.form {
-            ExpertsForm::Qwen { normalized } => ("mlp", ["gate_proj", "up_proj", "down_proj"], normalized),
-            ExpertsForm::Mixtral | ExpertsForm::GptOss => ("block_sparse_moe", ["w1", "w3", "w2"], true),
+        let (block, names, normalized, jitter) = match plan.form {
+            ExpertsForm::Qwen { normalized } => ("mlp", ["gate_proj", "up_proj", "down_proj"], normalized, 0.0),
+            ExpertsForm::Mixtral { jitter } => ("block_sparse_moe", ["w1", "w3", "w2"], true, jitter),
+            ExpertsForm::GptOss => ("block_sparse_moe", ["w1", "w3", "w2"], true, 0.0),
         };
         let mut at = at.within(block);
         let router = at.linear_with(false, LinearRole::Router, "gate", [d_model, plan.count]);
@@ -97,10 +103,12 @@ impl Experts {
             router,
             chosen: plan.chosen,
             normalized,
+            jitter,
         }
     }
 
     pub(crate) fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let x = self.jittered(x, cx);
         let scores = cx.linear(&self.router, x.clone());
         let chosen = Chosen::new(&scores, self.chosen);
         let weights = softmax(scores, 2) * chosen.mask.float();
@@ -111,6 +119,19 @@ impl Experts {
         sum_of(&chosen.experts, weights, |expert| {
             self.experts[expert].forward(x.clone(), cx)
         })
+    }
+}
+
+impl Experts {
+    /// `x` with the noise of training.
+    fn jittered(&self, x: Tensor<3>, cx: &Hooks<'_>) -> Tensor<3> {
+        match &cx.pass().dropout {
+            Some(random) if self.jitter > 0.0 => {
+                let drawn = random.uniform(x.dims(), &x.device()).cast(x.dtype());
+                x * (drawn * (2.0 * self.jitter) + (1.0 - self.jitter))
+            }
+            _ => x,
+        }
     }
 }
 

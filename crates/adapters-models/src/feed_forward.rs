@@ -6,7 +6,7 @@ use crate::experts::{BareExperts, Experts, ExpertsForm, ExpertsPlan};
 use crate::modeling::*;
 
 /// How the feed-forward block of a family is built, by the published names of its layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum FeedForwardPlan {
     /// `gate_proj`, `up_proj`, `down_proj`.
     Gated {

@@ -46,9 +46,6 @@ struct Own {
 
 /// What the configuration decides.
 fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Result<Family, ModelError> {
-    let expected = "false: bidirectional attention is not supported";
-    let causal = !own.use_bidirectional_attention.unwrap_or_default();
-    check.require(causal, "use_bidirectional_attention", expected, true)?;
     let pattern = own.sliding_window_pattern;
     check.require(pattern > 0, "sliding_window_pattern", "a number above zero", pattern)?;
     let family = Family::new("gemma3_text", "Gemma3ForCausalLM", config);
@@ -63,5 +60,15 @@ fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Res
         embeddings: EmbeddingFactor::Rows((config.hidden_size as f64).sqrt()),
         ..family
     };
-    Ok(family.with_windows(config.windows(config.sliding_window, |layer| !(layer + 1).is_multiple_of(pattern))))
+    let bidirectional = own.use_bidirectional_attention.unwrap_or_default();
+    // Half of the window is behind a query and half before it, as the published class reads the field.
+    let reach = |window: usize| if bidirectional { window / 2 + 1 } else { window };
+    let windows = config.windows(config.sliding_window.map(reach), |layer| {
+        !(layer + 1).is_multiple_of(pattern)
+    });
+    let family = Family {
+        bidirectional,
+        ..family
+    };
+    Ok(family.with_windows(windows))
 }

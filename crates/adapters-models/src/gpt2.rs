@@ -277,7 +277,10 @@ impl Transformer for Gpt2Model {
         let hidden = cx.dropout(hidden, self.config.embd_pdrop);
         let state = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
         let [_, seq, _] = state.hidden.dims();
-        let mask = causal_bias([seq, past], None, state.padding.as_ref(), packing.as_ref(), &device);
+        let mask = match packing.as_ref() {
+            None => ops::causal_bias_over_padding(seq, past, state.padding.as_ref(), &device),
+            packing => causal_bias([seq, past], None, state.padding.as_ref(), packing, &device),
+        };
         let chain = Chain::new(state.hidden).layers(&self.layers, mask);
         Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
     }

@@ -6,13 +6,12 @@
 
 use burn::tensor::Device;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::experts::{ExpertsForm, ExpertsPlan, LIMIT};
-use crate::mixtral::TRAINING;
 use crate::model::Model;
 use crate::rotary_config::RotaryDecoderConfig;
 use crate::rotary_decoder::RotaryDecoder;
@@ -43,13 +42,10 @@ struct Own {
     num_experts_per_tok: usize,
     swiglu_limit: Option<f64>,
     quantization_config: Option<Value>,
-    #[serde(flatten)]
-    other: Map<String, Value>,
 }
 
 /// What the configuration decides.
 fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Result<Family, ModelError> {
-    check.switches(&own.other, TRAINING, &[])?;
     if let Some(quantized) = &own.quantization_config {
         let found = quantized.get("quant_method").unwrap_or(quantized);
         let expected = "none: weights in blocks of four bits are not read; load the checkpoint in transformers with \

@@ -44,6 +44,7 @@ mod gpt_oss;
 mod gptj;
 mod granite;
 pub mod heads;
+mod image_size;
 mod input;
 mod kind;
 mod linear_scores;
@@ -102,6 +103,7 @@ pub mod vit;
 #[cfg(feature = "tokenizers")]
 mod vocabulary_files;
 mod wav2vec2;
+mod wav2vec2_adapters;
 mod weights;
 mod whisper;
 mod xmod;
@@ -116,6 +118,7 @@ pub use error::ModelError;
 pub use from_checkpoint::FromCheckpoint;
 pub use generate::{Beams, EarlyStopping, Generation, PromptCache, Sampling};
 pub use heads::{Head, HeadConfig, Heads};
+pub use image_size::ImageSize;
 pub use input::{
     ImageInput, Input, PaddingSide, SoundInput, Source, SpeechInput, TextAndImageInput, TextInput, ToTextInput,
 };

@@ -5,7 +5,7 @@
 
 use burn::tensor::Device;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::config_check::ConfigCheck;
@@ -36,18 +36,18 @@ fn defaults() -> Value {
 struct Routing {
     num_local_experts: usize,
     num_experts_per_tok: usize,
-    #[serde(flatten)]
-    other: Map<String, Value>,
+    /// By how much what experts and router read is scaled at random, in training.
+    #[serde(default)]
+    router_jitter_noise: f64,
 }
-
-/// Switches of training that are not computed: noise on what the router reads, and a loss of the router's own.
-pub(crate) const TRAINING: &[&str] = &["router_jitter_noise", "output_router_logits"];
 
 /// What the configuration decides.
 fn family(config: &RotaryDecoderConfig, routing: Routing, check: ConfigCheck<'_>) -> Result<Family, ModelError> {
-    check.switches(&routing.other, TRAINING, &[])?;
+    check.dropouts([("router_jitter_noise", routing.router_jitter_noise)])?;
     let plan = ExpertsPlan {
-        form: ExpertsForm::Mixtral,
+        form: ExpertsForm::Mixtral {
+            jitter: routing.router_jitter_noise,
+        },
         count: routing.num_local_experts,
         chosen: routing.num_experts_per_tok,
         ffn: config.intermediate_size,

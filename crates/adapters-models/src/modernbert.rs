@@ -107,12 +107,11 @@ impl Block for ModernBertLayer {
 }
 
 impl EncoderStack for ModernBertStack {
-    fn chain(&self, embedded: EmbeddingState, cx: &mut Hooks<'_>) -> Chain<'_> {
+    fn chain(&self, embedded: EmbeddingState, of_text: Option<Tensor<4>>, cx: &mut Hooks<'_>) -> Chain<'_> {
         let EmbeddingState { hidden, padding, .. } = embedded;
         let ([_, seq, _], device, first) = (hidden.dims(), hidden.device(), cx.first_position() as i64);
         let positions = Tensor::<1, Int>::arange(first..first + seq as i64, &device).unsqueeze();
         let near = (seq > self.reach + 1).then(|| ops::window_bias(seq, self.reach, padding.as_ref(), &device));
-        let of_text = padding.map(ops::padding_bias);
         let frame = ModernBertFrame {
             bias: [of_text.clone(), near.or(of_text)],
             rotation: [0, 1].map(|kind| self.rotary[kind].at(positions.clone(), &device)),
@@ -245,6 +244,7 @@ fn build(config: ModernBertConfig, path: &Path, weights: &mut Weights) -> Result
             names: MODERNBERT,
             d_model: d,
             attention_dropout: config.attention_dropout,
+            causal: false,
             info: config.info(),
         },
     })

@@ -45,6 +45,23 @@ impl Packing {
     }
 }
 
+/// What each query of a decoder may see that looks ahead, too: with a window, keys that are fewer positions than that away from it.
+pub(crate) fn bidirectional_bias(
+    [seq, past]: [usize; 2],
+    window: Option<usize>,
+    padding: Option<&Tensor<2, Bool>>,
+    packing: Option<&Packing>,
+    device: &Device,
+) -> Tensor<4> {
+    let keys = past + seq;
+    let reach = window.map_or(keys, |window| window.saturating_sub(1));
+    let bias = ops::window_bias(keys, reach, padding, device).slice_dim(2, past..keys);
+    match packing {
+        Some(packing) => ops::packed_bias(bias, &packing.texts),
+        None => bias,
+    }
+}
+
 /// What each query of a decoder may see; see [`ops::causal_bias`].
 pub(crate) fn causal_bias(
     [seq, past]: [usize; 2],

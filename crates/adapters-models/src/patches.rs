@@ -1,5 +1,6 @@
 //! How images become a sequence: patches that do not overlap, a class token, and learned positions.
 
+use crate::image_size::ImageSize;
 use crate::modeling::*;
 
 /// Patches of an image, projected by a convolution, with what is put in front of them and added to them.
@@ -10,16 +11,16 @@ pub(crate) struct ImagePatches {
     pub(crate) class_token: Option<Param<Tensor<3>>>,
     /// `[1, positions, d_model]`, for the class token and the patches row by row.
     pub(crate) positions: Option<Param<Tensor<3>>>,
-    /// Height and width of a patch in pixels.
-    pub(crate) size: usize,
+    #[module(skip)]
+    pub(crate) size: ImageSize,
     /// Rows and columns of patches that the positions are for.
     #[module(skip)]
     pub(crate) grid: [usize; 2],
 }
 
-/// The kernel of a convolution over square patches.
-pub(crate) fn patch_kernel(channels: usize, size: usize) -> Vec<usize> {
-    vec![channels, size, size]
+/// The kernel of a convolution over patches.
+pub(crate) fn patch_kernel(channels: usize, size: ImageSize) -> Vec<usize> {
+    vec![channels, size.height, size.width]
 }
 
 impl ImagePatches {
@@ -39,17 +40,18 @@ impl ImagePatches {
         Ok(self.embed(patches, grid, cx))
     }
 
-    /// The patches, `[batch, patches, channels * size * size]`, and how many rows and columns of them there are.
+    /// The patches, `[batch, patches, channels * height * width]`, and how many rows and columns of them there are.
     pub(crate) fn cut(&self, pixels: Tensor<4>) -> (Tensor<3>, [usize; 2]) {
         let [batch, channels, height, width] = pixels.dims();
-        let (size, grid) = (self.size, [height / self.size, width / self.size]);
+        let [rows, columns] = ImageSize { height, width } / self.size;
+        let ImageSize { height, width } = self.size;
         let patches = pixels
-            .slice_dim(2, 0..grid[0] * size)
-            .slice_dim(3, 0..grid[1] * size)
-            .reshape([batch, channels, grid[0], size, grid[1], size])
+            .slice_dim(2, 0..rows * height)
+            .slice_dim(3, 0..columns * width)
+            .reshape([batch, channels, rows, height, columns, width])
             .permute([0, 2, 4, 1, 3, 5])
-            .reshape([batch, grid[0] * grid[1], channels * size * size]);
-        (patches, grid)
+            .reshape([batch, rows * columns, channels * height * width]);
+        (patches, [rows, columns])
     }
 
     /// The class token and the patches, each with its position, in a pass that has begun.
@@ -72,23 +74,48 @@ impl ImagePatches {
         if grid == self.grid {
             return positions;
         }
-        let ([_, count, d], [rows, columns]) = (positions.dims(), self.grid);
+        let ([_, count, _], [rows, columns]) = (positions.dims(), self.grid);
         let class = count - rows * columns;
-        let device = positions.device();
-        let along = |from: usize, to: usize| -> Tensor<2> {
-            Tensor::from_data(TensorData::new(cubic_weights(from, to), [to, from]), &device)
-        };
-        let table = positions.clone().slice_dim(1, class..count);
-        // Rows first: [to_rows, rows] x [rows, columns * d].
-        let table = along(rows, grid[0]).matmul(table.reshape([rows, columns * d]));
-        let table = table.reshape([grid[0], columns, d]).swap_dims(1, 2);
-        let table = table
-            .reshape([grid[0] * d, columns])
-            .matmul(along(columns, grid[1]).transpose());
-        let table = table.reshape([grid[0], d, grid[1]]).swap_dims(1, 2);
-        let table = table.reshape([1, grid[0] * grid[1], d]);
-        Tensor::cat(vec![positions.slice_dim(1, 0..class), table], 1)
+        let table = positions.clone().slice_dim(1, class..count).squeeze_dim(0);
+        let table = resampled(table, self.grid, grid, cubic_weights);
+        Tensor::cat(vec![positions.slice_dim(1, 0..class), table.unsqueeze()], 1)
     }
+}
+
+/// A grid of vectors with another number of rows and columns, `[from_rows * from_columns, d] -> [to_rows * to_columns, d]`.
+/// `weights` makes `[to, from]` for a side of both.
+pub(crate) fn resampled(
+    table: Tensor<2>,
+    [rows, columns]: [usize; 2],
+    to: [usize; 2],
+    weights: fn(usize, usize) -> Vec<f32>,
+) -> Tensor<2> {
+    let ([_, d], device) = (table.dims(), table.device());
+    let along = |from: usize, to: usize| -> Tensor<2> {
+        Tensor::from_data(TensorData::new(weights(from, to), [to, from]), &device)
+    };
+    // Rows first: [to_rows, rows] x [rows, columns * d].
+    let table = along(rows, to[0]).matmul(table.reshape([rows, columns * d]));
+    let table: Tensor<3> = table.reshape([to[0], columns, d]);
+    let table = table
+        .swap_dims(1, 2)
+        .reshape([to[0] * d, columns])
+        .matmul(along(columns, to[1]).transpose());
+    let table: Tensor<3> = table.reshape([to[0], d, to[1]]);
+    table.swap_dims(1, 2).reshape([to[0] * to[1], d])
+}
+
+/// `[to, from]`: the weight of each of `from` samples in each of `to` values, on the straight line between two neighbors; values
+/// beyond an end are that end.
+pub(crate) fn linear_weights(from: usize, to: usize) -> Vec<f32> {
+    let mut weights = vec![0.0; to * from];
+    for (index, row) in weights.chunks_mut(from.max(1)).enumerate() {
+        let center = ((index as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
+        let (first, t) = (center as usize, center - center.floor());
+        row[first] += (1.0 - t) as f32;
+        row[(first + 1).min(from - 1)] += t as f32;
+    }
+    weights
 }
 
 /// `[to, from]`: the weight of each of `from` samples in each of `to` values, by cubic convolution with `a = -0.75`; samples

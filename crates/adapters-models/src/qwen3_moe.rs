@@ -5,13 +5,12 @@
 
 use burn::tensor::Device;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::experts::{ExpertsForm, ExpertsPlan};
-use crate::mixtral::TRAINING;
 use crate::model::Model;
 use crate::qwen3;
 use crate::rotary_config::RotaryDecoderConfig;
@@ -44,13 +43,10 @@ struct Own {
     num_experts: usize,
     norm_topk_prob: bool,
     mlp_only_layers: Option<Vec<usize>>,
-    #[serde(flatten)]
-    other: Map<String, Value>,
 }
 
 /// What the configuration decides.
 fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Result<Family, ModelError> {
-    check.switches(&own.other, TRAINING, &[])?;
     check.sizes([("decoder_sparse_step", own.decoder_sparse_step)])?;
     let plan = ExpertsPlan {
         form: ExpertsForm::Qwen {

@@ -15,7 +15,7 @@ use crate::lm_head::LmHead;
 use crate::model::Model;
 use crate::modeling::*;
 use crate::norm::{Norm, NormKind};
-use crate::packing::{Packing, causal_bias};
+use crate::packing::{Packing, bidirectional_bias, causal_bias};
 use crate::rotary::{self, Rotary};
 use crate::rotary_config::{Rotaries, RotaryDecoderConfig};
 use crate::rotary_family::{AdapterHubForm, EmbeddingFactor, Family, Logits};
@@ -94,10 +94,11 @@ impl RotaryDecoder {
         let mut biases: Vec<(Option<usize>, Tensor<4>)> = Vec::new();
         for window in self.family.layers.iter().map(|layer| layer.window) {
             if !biases.iter().any(|(of, _)| *of == window) {
-                biases.push((
-                    window,
-                    causal_bias([seq, past], window, padding.as_ref(), packing, device),
-                ));
+                let seen = match self.family.bidirectional {
+                    false => causal_bias,
+                    true => bidirectional_bias,
+                };
+                biases.push((window, seen([seq, past], window, padding.as_ref(), packing, device)));
             }
         }
         let at = |rotary: &Rotary| rotary.at(positions.clone(), device);
@@ -203,6 +204,9 @@ impl Transformer for RotaryDecoder {
 
 impl CausalLm for RotaryDecoder {
     fn keeps(&self, past: usize, all: usize) -> bool {
+        if self.family.bidirectional {
+            return false;
+        }
         let Rotaries { full, sliding } = &self.rotaries;
         full.keeps(past, all) && sliding.as_ref().is_none_or(|rotary| rotary.keeps(past, all))
     }

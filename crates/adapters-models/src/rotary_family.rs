@@ -16,6 +16,8 @@ pub(crate) struct Family {
     pub(crate) class_name: &'static str,
     /// Layer by layer.
     pub(crate) layers: Vec<LayerPlan>,
+    /// Whether a query sees later keys too; a window then reaches as far ahead as back.
+    pub(crate) bidirectional: bool,
     /// The published name of the activation in the feed-forward block.
     pub(crate) activation: String,
     /// The field of the configuration that names it.
@@ -165,6 +167,7 @@ impl Family {
             model_type,
             class_name,
             layers: vec![layer; config.num_hidden_layers],
+            bidirectional: false,
             activation: config.hidden_act.clone(),
             activation_field: "hidden_act",
             sliding_theta: None,

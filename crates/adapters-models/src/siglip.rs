@@ -58,9 +58,9 @@ impl FromCheckpoint for SiglipVisionModel {
 
     fn build(config: ClipVisionConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
         let options = config.check(path)?;
-        let (d, eps, window) = (config.hidden_size, config.layer_norm_eps, config.window());
+        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let layers = config.layers(&options, (Stack::Encoder, 0), weights);
-        let positions = weights.matrix("vision_model.embeddings.position_embedding.weight", window * window, d);
+        let positions = weights.matrix("vision_model.embeddings.position_embedding.weight", config.patches(), d);
         let mut at = weights.at(Location::outside(Stack::Encoder), "vision_model");
         let kernel = patch_kernel(config.num_channels, config.patch_size);
         let has_head = at.has("head.probe");
@@ -70,7 +70,7 @@ impl FromCheckpoint for SiglipVisionModel {
                 class_token: None,
                 positions: Some(Param::from_tensor(positions.val().unsqueeze()).set_require_grad(false)),
                 size: config.patch_size,
-                grid: [window, window],
+                grid: config.grid(),
             },
             layers,
             norm: at.layer_norm(NormRole::FinalNorm, "post_layernorm", d, eps),
@@ -122,7 +122,7 @@ impl Transformer for SiglipVisionModel {
     type Input = ImageInput;
 
     fn info(&self) -> ModelInfo {
-        self.config.info(self.config.window().pow(2))
+        self.config.info(self.config.patches())
     }
 
     fn chain(&self, input: ImageInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {

@@ -19,6 +19,10 @@ pub trait TwoStacks: Transformer<Input = ToTextInput> + Sized {
     /// Whether that is speech.
     const READS_SPEECH: bool = false;
 
+    /// Whether adapters count positions in the decoder by its own rows, as in a model of two that AdapterHub's library runs one after
+    /// the other, and not by the encoder's text.
+    const DECODER_COUNTS_ITS_ROWS: bool = false;
+
     /// Id the decoder starts with.
     fn decoder_start(&self) -> usize;
 
@@ -51,9 +55,9 @@ pub trait TwoStacks: Transformer<Input = ToTextInput> + Sized {
         let padding = state.padding.clone();
         let frame = DecoderFrame::new(&decoder_ids, padding.clone(), 0, cx);
         let first = frame.first;
-        // Adapters count positions by the encoder's text, as in the reference.
+        let counted = padding.filter(|_| !Self::DECODER_COUNTS_ITS_ROWS);
         let chain = self.encoder_chain(state).decoding(move |cx| {
-            cx.next_stack(padding.clone());
+            cx.next_stack(counted.clone());
             self.embed_decoder(decoder_ids.clone(), first, cx)
         });
         Ok(self.decoder_layers(chain, frame))
@@ -139,7 +143,8 @@ impl<M: TwoStacks> EncoderDecoder for M {
             cache.read(&ids, None);
             cache.columns()
         });
-        let (cx, DecoderInput { ids, .. }) = cx.begin(self, DecoderInput { ids, encoded, past })?;
+        let counted = encoded.padding.clone().filter(|_| !M::DECODER_COUNTS_ITS_ROWS);
+        let (cx, DecoderInput { ids, .. }) = cx.begin(self, DecoderInput { ids, counted, past })?;
         let frame = DecoderFrame::new(&ids, encoded.padding.clone(), past, cx);
         let hidden = self.embed_decoder(ids, frame.first, cx);
         Ok(self.decoder_layers(Chain::reading(hidden, encoded.hidden.clone()), frame))
@@ -150,14 +155,15 @@ impl<M: TwoStacks> EncoderDecoder for M {
     }
 }
 
-/// What the decoder reads in a step. Adapters count positions by the encoder's text, as in the reference.
-struct DecoderInput<'e> {
+/// What the decoder reads in a step.
+struct DecoderInput {
     ids: Tensor<2, Int>,
-    encoded: &'e EncodedInput,
+    /// The padding of the text by which adapters count positions, as in the reference: the encoder's, if any.
+    counted: Option<Tensor<2, Bool>>,
     past: usize,
 }
 
-impl Batch for DecoderInput<'_> {
+impl Batch for DecoderInput {
     fn size(&self) -> [usize; 2] {
         self.ids.dims()
     }
@@ -172,7 +178,7 @@ impl Batch for DecoderInput<'_> {
 
     fn sequence(&mut self) -> Sequence {
         Sequence {
-            padding: self.encoded.padding.clone(),
+            padding: self.counted.clone(),
             past: self.past,
             tokens: Some(self.ids.clone()),
             earlier: None,

@@ -3,6 +3,7 @@
 //! Paper: *An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale*, Dosovitskiy et al., 2020,
 //! <https://arxiv.org/abs/2010.11929>. Behavior follows `ViTModel` of transformers; positions are not interpolated.
 
+use crate::image_size::{ImageSize, image_size, patch_size};
 use crate::modeling::*;
 use crate::patches::{ImagePatches, patch_kernel};
 
@@ -27,9 +28,11 @@ pub struct VitConfig {
     /// Epsilon of the layer normalizations.
     pub layer_norm_eps: f64,
     /// Height and width of the images in pixels.
-    pub image_size: usize,
+    #[serde(deserialize_with = "image_size")]
+    pub image_size: ImageSize,
     /// Height and width of a patch in pixels.
-    pub patch_size: usize,
+    #[serde(deserialize_with = "patch_size")]
+    pub patch_size: ImageSize,
     /// Channels of the images.
     pub num_channels: usize,
     /// Whether queries, keys and values have biases.
@@ -52,8 +55,8 @@ impl Default for VitConfig {
             hidden_dropout_prob: 0.0,
             attention_probs_dropout_prob: 0.0,
             layer_norm_eps: 1e-12,
-            image_size: 224,
-            patch_size: 16,
+            image_size: ImageSize::square(224),
+            patch_size: ImageSize::square(16),
             num_channels: 3,
             qkv_bias: true,
             pooler_output_size: None,
@@ -71,8 +74,6 @@ impl VitConfig {
             ("hidden_size", self.hidden_size),
             ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
-            ("image_size", self.image_size),
-            ("patch_size", self.patch_size),
             ("num_channels", self.num_channels),
         ])?;
         check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
@@ -82,18 +83,22 @@ impl VitConfig {
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
         ])?;
-        let (patch, limit) = (self.patch_size, format!("at most image_size = {}", self.image_size));
-        check.require(patch <= self.image_size, "patch_size", limit, patch)?;
+        check.patches(self.image_size, self.patch_size)?;
         let (pooled, d) = (self.pooler_output_size.unwrap_or(self.hidden_size), self.hidden_size);
         check.require(pooled == d, "pooler_output_size", format!("hidden_size = {d}"), pooled)?;
         let of = |field, name: &str| check.activation(field, name);
         Ok([of("hidden_act", &self.hidden_act)?, of("pooler_act", &self.pooler_act)?])
     }
 
+    /// Rows and columns of patches.
+    fn grid(&self) -> [usize; 2] {
+        self.image_size / self.patch_size
+    }
+
     /// The class token and the patches. Pixels beyond the last whole patch are not read.
     fn positions(&self) -> usize {
-        let patches = self.image_size / self.patch_size;
-        patches * patches + 1
+        let [rows, columns] = self.grid();
+        rows * columns + 1
     }
 }
 
@@ -142,7 +147,6 @@ impl FromCheckpoint for VitModel {
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let layer = |index| VitLayer::build(&config, activation, index, weights);
         let layers = (0..config.num_hidden_layers).map(layer).collect();
-        let grid = config.image_size / config.patch_size;
         let mut at = weights.at(Location::outside(Stack::Encoder), "");
         let projection = "embeddings.patch_embeddings.projection";
         Ok(Self {
@@ -156,7 +160,7 @@ impl FromCheckpoint for VitModel {
                 class_token: Some(at.tensor("embeddings.cls_token", [1, 1, d])),
                 positions: Some(at.tensor("embeddings.position_embeddings", [1, config.positions(), d])),
                 size: config.patch_size,
-                grid: [grid, grid],
+                grid: config.grid(),
             },
             embeddings: at.embedded(EmbeddingRole::Embedding, "embeddings", d),
             layers,
@@ -269,7 +273,7 @@ impl Transformer for VitModel {
 impl ImageEncoder for VitModel {
     fn image_size(&self) -> [usize; 3] {
         let c = &self.config;
-        [c.num_channels, c.image_size, c.image_size]
+        [c.num_channels, c.image_size.height, c.image_size.width]
     }
 }
 

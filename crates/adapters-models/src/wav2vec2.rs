@@ -4,12 +4,11 @@
 //! <https://arxiv.org/abs/2006.11477>. Behavior follows `Wav2Vec2Model` of Hugging Face transformers; SpecAugment is not
 //! applied in training.
 
-use adapters_core::{ConvolutionRole, GroupedConvolution};
-use serde_json::{Map, Value};
-
 use crate::modeling::*;
 use crate::sound::{LayerSum, patches};
 use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
+use crate::wav2vec2_adapters::{LanguageAdapter, Shortening, ShorteningSizes, Wav2Vec2Layer};
+use adapters_core::{ConvolutionRole, GroupedConvolution};
 
 /// Epsilon of the normalizations behind the convolutions, which the published class does not configure.
 const EPSILON: f64 = 1e-5;
@@ -44,9 +43,15 @@ pub(crate) struct Wav2Vec2Config {
     pub(crate) do_stable_layer_norm: bool,
     /// Whether classes are told by a weighted sum of all hidden states, and not by the last one.
     pub(crate) use_weighted_layer_sum: bool,
-    /// Fields not named here, of which some are refused.
-    #[serde(flatten)]
-    pub(crate) other: Map<String, Value>,
+    /// Width of the language adapters inside, which layers have whose norms come before the blocks.
+    pub(crate) adapter_attn_dim: Option<usize>,
+    /// Whether convolutions behind the last layer make the sequence shorter.
+    pub(crate) add_adapter: bool,
+    pub(crate) adapter_kernel_size: usize,
+    pub(crate) adapter_stride: usize,
+    pub(crate) num_adapter_layers: usize,
+    /// Width of what leaves these convolutions; that of the layers without it.
+    pub(crate) output_hidden_size: Option<usize>,
 }
 
 impl Default for Wav2Vec2Config {
@@ -75,7 +80,12 @@ impl Default for Wav2Vec2Config {
             num_conv_pos_embedding_groups: 16,
             do_stable_layer_norm: false,
             use_weighted_layer_sum: false,
-            other: Map::new(),
+            adapter_attn_dim: None,
+            add_adapter: false,
+            adapter_kernel_size: 3,
+            adapter_stride: 2,
+            num_adapter_layers: 3,
+            output_hidden_size: None,
         }
     }
 }
@@ -132,7 +142,19 @@ impl Wav2Vec2Config {
             "`group` or `layer`",
             norm,
         )?;
-        check.switches(&self.other, &["add_adapter", "adapter_attn_dim"], &[])?;
+        check.sizes([
+            ("adapter_attn_dim", self.adapter_attn_dim.unwrap_or(1)),
+            ("adapter_kernel_size", self.adapter_kernel_size),
+            ("adapter_stride", self.adapter_stride),
+            ("output_hidden_size", self.output_width()),
+        ])?;
+        if self.add_adapter {
+            let count = self.num_adapter_layers;
+            check.require(count <= 64, "num_adapter_layers", "at most 64", count)?;
+            // As in the class of transformers for classes of sounds.
+            let expected = "false with add_adapter: the hidden states have other lengths than the output";
+            check.require(!self.use_weighted_layer_sum, "use_weighted_layer_sum", expected, true)?;
+        }
         let convolutions = &self.feat_extract_activation;
         Ok([
             check.activation("hidden_act", &self.hidden_act)?,
@@ -162,6 +184,13 @@ impl Wav2Vec2Config {
         }
     }
 
+    /// Width of what leaves the model.
+    fn output_width(&self) -> usize {
+        self.output_hidden_size
+            .filter(|_| self.add_adapter)
+            .unwrap_or(self.hidden_size)
+    }
+
     /// Vectors of sounds of these many samples.
     fn vectors(&self, samples: Tensor<2, Int>) -> Tensor<2, Int> {
         let convolutions = self.conv_kernel.iter().zip(&self.conv_stride);
@@ -183,8 +212,9 @@ pub(crate) struct Wav2Vec2Model {
     positions: Sited<GroupedConvolution>,
     /// Before the layers, or after them where norms come before the blocks.
     norm: Sited<LayerNorm>,
-    layers: Vec<StandardLayer>,
+    layers: Vec<Wav2Vec2Layer>,
     sum: Option<LayerSum>,
+    shortening: Option<Shortening>,
     #[module(skip)]
     activation: Activation,
     #[module(skip)]
@@ -213,14 +243,27 @@ impl FromCheckpoint for Wav2Vec2Model {
         let heard = config.conv_dim.last().copied().unwrap_or(1);
         let options = config.layer(of_layers);
         let layers = (0..config.num_hidden_layers).map(|index| {
-            let at = weights.at(
-                Location::layer(Stack::Encoder, index),
-                format!("encoder.layers.{index}"),
-            );
-            StandardLayer::build(&options, at)
+            let location = Location::layer(Stack::Encoder, index);
+            let name = format!("encoder.layers.{index}");
+            let inner = config.adapter_attn_dim.filter(|_| config.do_stable_layer_norm);
+            Wav2Vec2Layer {
+                layer: StandardLayer::build(&options, weights.at(location, &name)),
+                language: inner
+                    .map(|inner| LanguageAdapter::build([d, inner], EPSILON, &mut weights.at(location, &name))),
+            }
         });
         let layers = layers.collect();
         let positions = position_convolution(&config, weights);
+        let shortening = config.add_adapter.then(|| {
+            let sizes = ShorteningSizes {
+                widths: [d, config.output_width()],
+                count: config.num_adapter_layers,
+                kernel: config.adapter_kernel_size,
+                stride: config.adapter_stride,
+                first: config.conv_dim.len(),
+            };
+            Shortening::build(sizes, EPSILON, weights)
+        });
         let sum = LayerSum::build(config.use_weighted_layer_sum, config.num_hidden_layers, weights);
         let mut at = weights.at(Location::outside(Stack::Encoder), "");
         Ok(Self {
@@ -231,6 +274,7 @@ impl FromCheckpoint for Wav2Vec2Model {
             norm: at.layer_norm(NormRole::FinalNorm, "encoder.layer_norm", d, eps),
             layers,
             sum,
+            shortening,
             activation,
             config,
         })
@@ -384,14 +428,15 @@ impl Transformer for Wav2Vec2Model {
             x = cx.norm(&self.norm, x);
         }
         let x = cx.dropout(x, c.hidden_dropout);
-        let chain = Chain::new(x).layers(&self.layers, [padding.map(ops::padding_bias), None]);
+        let chain = Chain::new(x).layers(&self.layers, [padding.clone().map(ops::padding_bias), None]);
         let chain = match c.do_stable_layer_norm {
             true => chain.then(|x, cx| cx.norm(&self.norm, x)),
             false => chain,
         };
-        Ok(match &self.sum {
-            Some(sum) => sum.extend(chain),
-            None => chain,
+        Ok(match (&self.sum, &self.shortening) {
+            (Some(sum), _) => sum.extend(chain),
+            (None, Some(shortening)) => chain.then(move |x, cx| shortening.forward(x, padding.as_ref(), cx)),
+            (None, None) => chain,
         })
     }
 
@@ -403,8 +448,9 @@ impl Transformer for Wav2Vec2Model {
 impl SoundEncoder for Wav2Vec2Model {
     fn reads(&self) -> SoundForm {
         let convolutions = self.config.conv_kernel.iter().zip(&self.config.conv_stride).rev();
+        let needed = self.shortening.as_ref().map_or(1, Shortening::shortest);
         SoundForm::Samples {
-            shortest: convolutions.fold(1, |vectors: usize, (kernel, stride)| {
+            shortest: convolutions.fold(needed, |vectors, (kernel, stride)| {
                 (vectors - 1).saturating_mul(*stride).saturating_add(*kernel)
             }),
         }
@@ -421,6 +467,10 @@ impl Host for Wav2Vec2Model {
     }
 
     fn d_model(&self) -> usize {
+        self.config.output_width()
+    }
+
+    fn d_model_of(&self, _: Stack) -> usize {
         self.config.hidden_size
     }
 

@@ -129,8 +129,7 @@ impl Block for XmodLayer {
 }
 
 impl EncoderStack for XmodStack {
-    fn chain(&self, embedded: EmbeddingState, _: &mut Hooks<'_>) -> Chain<'_> {
-        let bias = embedded.padding.map(ops::padding_bias);
+    fn chain(&self, embedded: EmbeddingState, bias: Option<Tensor<4>>, _: &mut Hooks<'_>) -> Chain<'_> {
         let chain = Chain::new(embedded.hidden).layers(&self.layers, bias);
         match &self.norm {
             Some(norm) => chain.then(|x, cx| cx.norm(norm, x)),

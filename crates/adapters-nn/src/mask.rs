@@ -31,6 +31,30 @@ pub fn causal_bias(
     bias(hidden, padding)
 }
 
+/// [`causal_bias`] where later keys are hidden more than padding: a query that sees nothing, which stands in the padding in front of
+/// a text, reads the mean of the keys up to itself, and not of all keys. GPT-2 of transformers hides later keys in every layer again.
+///
+/// # Shapes
+///
+/// Returns `[1 or batch, 1, seq, past + seq]`.
+///
+/// # Panics
+///
+/// Panics if `padding` is not `past + seq` wide.
+pub fn causal_bias_over_padding(
+    seq: usize,
+    past: usize,
+    padding: Option<&Tensor<2, Bool>>,
+    device: &Device,
+) -> Tensor<4> {
+    let causal = causal_bias(seq, past, None, None, device);
+    let Some(padding) = padding else { return causal };
+    let ([batch, keys], [_, _, seq, _]) = (padding.dims(), causal.dims());
+    let shape = [batch, 1, seq, keys];
+    let padding = padding.clone().float().reshape([batch, 1, 1, keys]) * (f32::MIN / 2.0);
+    causal.expand(shape).min_pair(padding.expand(shape))
+}
+
 /// A bias of scores, `[1 or batch, 1, seq, seq]`, that also hides from each query the keys of other texts in its row. `texts` is
 /// the text that each position belongs to, `[batch, seq]`.
 ///
@@ -142,6 +166,23 @@ mod tests {
             [true, true, false],
         ];
         assert_eq!(seen(bias), rows.concat());
+    }
+
+    #[test]
+    fn a_query_in_padding_reads_the_padding_up_to_itself() {
+        let device = Device::flex();
+        let padding = bools([[true, true, false], [false, false, true]]);
+        let bias = causal_bias_over_padding(3, 0, Some(&padding), &device);
+        let read: Vec<f32> = burn::tensor::activation::softmax(bias, 3).into_data().iter().collect();
+        let rows = [
+            [1.0, 0.0, 0.0],
+            [0.5, 0.5, 0.0],
+            [0.0, 0.0, 1.0],
+            [1.0, 0.0, 0.0],
+            [0.5, 0.5, 0.0],
+            [0.5, 0.5, 0.0],
+        ];
+        assert_eq!(read, rows.concat());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::dropout::{Dropout, Mask, masked};
 use crate::fused::{self, Normalization};
 #[cfg(feature = "flex")]
 use crate::kernel::activation::Function;
-pub use crate::mask::{causal_bias, packed_bias, positions, window_bias};
+pub use crate::mask::{causal_bias, causal_bias_over_padding, packed_bias, positions, window_bias};
 use crate::{UnknownName, quantized_product};
 
 /// Activation function, named as the published configurations name it.

@@ -107,6 +107,7 @@ const INERT: &[&str] = &[
     "gradient_checkpointing",
     "output_attentions",
     "output_hidden_states",
+    "output_router_logits",
     "output_past",
     "repad_logits_with_grad",
     "return_dict",
@@ -134,6 +135,7 @@ const DROPOUTS: &[&str] = &[
     "hidden_dropout_prob",
     "mlp_dropout",
     "resid_pdrop",
+    "router_jitter_noise",
 ];
 
 impl Published {

@@ -1,6 +1,7 @@
 //! The image model of CLIP.
 
 use super::names::{CLIP_LAYER, is_of_the_other};
+use crate::image_size::{ImageSize, image_size, patch_size};
 use crate::modeling::*;
 use crate::patches::{ImagePatches, patch_kernel};
 use crate::standard_layer::{StandardLayer, StandardOptions};
@@ -14,8 +15,10 @@ pub(crate) struct ClipVisionConfig {
     pub(crate) num_hidden_layers: usize,
     pub(crate) num_attention_heads: usize,
     pub(crate) num_channels: usize,
-    pub(crate) image_size: usize,
-    pub(crate) patch_size: usize,
+    #[serde(deserialize_with = "image_size")]
+    pub(crate) image_size: ImageSize,
+    #[serde(deserialize_with = "patch_size")]
+    pub(crate) patch_size: ImageSize,
     pub(crate) hidden_act: String,
     pub(crate) layer_norm_eps: f64,
     pub(crate) attention_dropout: f64,
@@ -30,8 +33,8 @@ impl Default for ClipVisionConfig {
             num_hidden_layers: 12,
             num_attention_heads: 12,
             num_channels: 3,
-            image_size: 224,
-            patch_size: 32,
+            image_size: ImageSize::square(224),
+            patch_size: ImageSize::square(32),
             hidden_act: "quick_gelu".to_owned(),
             layer_norm_eps: 1e-5,
             attention_dropout: 0.0,
@@ -47,16 +50,17 @@ impl ClipVisionConfig {
             ("hidden_size", self.hidden_size),
             ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
-            ("image_size", self.image_size),
-            ("patch_size", self.patch_size),
             ("num_channels", self.num_channels),
         ])?;
         check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
         let heads = ("num_attention_heads", self.num_attention_heads);
         check.multiple(("hidden_size", self.hidden_size), heads)?;
         check.dropouts([("attention_dropout", self.attention_dropout)])?;
-        let (patch, limit) = (self.patch_size, format!("at most image_size = {}", self.image_size));
-        check.require(patch <= self.image_size, "patch_size", limit, patch)?;
+        check.patches(self.image_size, self.patch_size)?;
+        for (field, size) in [("image_size", self.image_size), ("patch_size", self.patch_size)] {
+            let expected = "one number: the published class reads square images and patches";
+            check.require(size.is_square(), field, expected, size)?;
+        }
         Ok(StandardOptions {
             names: CLIP_LAYER,
             norm_epsilon: self.layer_norm_eps,
@@ -68,14 +72,19 @@ impl ClipVisionConfig {
         })
     }
 
-    /// Patches in a row and in a column.
-    pub(crate) fn window(&self) -> usize {
+    /// Rows and columns of patches.
+    pub(crate) fn grid(&self) -> [usize; 2] {
         self.image_size / self.patch_size
+    }
+
+    /// Patches of an image.
+    pub(crate) fn patches(&self) -> usize {
+        self.grid().iter().product()
     }
 
     /// Channels, height and width of the images.
     pub(crate) fn image(&self) -> [usize; 3] {
-        [self.num_channels, self.image_size, self.image_size]
+        [self.num_channels, self.image_size.height, self.image_size.width]
     }
 
     /// Facts of a model of this configuration with this many positions.
@@ -138,12 +147,12 @@ impl ClipVisionModel {
         weights: &mut Weights,
     ) -> Result<Self, ModelError> {
         let options = config.check(path)?;
-        let (d, eps, window) = (config.hidden_size, config.layer_norm_eps, config.window());
+        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let layers = config.layers(&options, first_layer, weights);
         let class: Param<Tensor<1>> = weights.tensor("vision_model.embeddings.class_embedding", [d]);
         let positions = weights.matrix(
             "vision_model.embeddings.position_embedding.weight",
-            window * window + 1,
+            config.patches() + 1,
             d,
         );
         let mut at = weights.at(Location::outside(first_layer.0), "vision_model");
@@ -154,7 +163,7 @@ impl ClipVisionModel {
                 class_token: Some(Param::from_tensor(class.val().unsqueeze()).set_require_grad(false)),
                 positions: Some(Param::from_tensor(positions.val().unsqueeze()).set_require_grad(false)),
                 size: config.patch_size,
-                grid: [window, window],
+                grid: config.grid(),
             },
             // The published name.
             first_norm: at.layer_norm(NormRole::EmbeddingNorm, "pre_layrnorm", d, eps),
@@ -197,7 +206,7 @@ impl Transformer for ClipVisionModel {
     type Input = ImageInput;
 
     fn info(&self) -> ModelInfo {
-        self.config.info(self.config.window().pow(2) + 1)
+        self.config.info(self.config.patches() + 1)
     }
 
     fn chain(&self, input: ImageInput, _: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters::core::NamedParams;
-use adapters::models::heads::Scores;
+use adapters::models::heads::{HeadKind, Scores};
 use adapters::models::{
     Head, ImageInput, Input, Model, ModelKind, Pretrained, SoundInput, Source, SpeechInput, TextAndImageInput,
     TextInput, ToTextInput,
@@ -130,23 +130,24 @@ impl Top {
             let head = head.ok_or_else(|| Stop::unsupported(format!("{class} without a head in its first adapter")))?;
             return Ok(Self::Labels(head));
         }
+        if let (true, "logits", Some(head)) = (class.ends_with("AdapterModel"), output, head) {
+            let head = Head::load(&dir.join(head), model, false, device)?.1;
+            return Ok(match head.config().kind {
+                HeadKind::LanguageModel { .. } => Self::MaskedLm(head),
+                _ => Self::Labels(head),
+            });
+        }
         match (model.kind(), output, head) {
             // Of an encoder-decoder, it is that of the decoder.
             (kind, "last_hidden_state", None) if own && kind != ModelKind::CausalLm => Ok(Self::Nothing),
             (ModelKind::TextAndImage, "logits_per_image", None) if own => Ok(Self::Nothing),
             (ModelKind::CausalLm | ModelKind::EncoderDecoder, "logits", None) if own => Ok(Self::OwnHead),
-            (ModelKind::Encoder, "logits", head) => {
+            (ModelKind::Encoder, "logits", None) => {
                 let name = model.class_name().trim_end_matches("Model");
-                let masked_lm = match head {
-                    None if class == format!("{name}ForMaskedLM") => {
-                        Head::from_checkpoint(checkpoint, model, false, device)?
-                    }
-                    Some(head) if class == format!("{name}AdapterModel") => {
-                        Head::load(&dir.join(head), model, false, device)?.1
-                    }
-                    _ => return Err(unknown(case)),
-                };
-                Ok(Self::MaskedLm(masked_lm))
+                match class == format!("{name}ForMaskedLM") {
+                    true => Ok(Self::MaskedLm(Head::from_checkpoint(checkpoint, model, false, device)?)),
+                    false => Err(unknown(case)),
+                }
             }
             _ => Err(unknown(case)),
         }

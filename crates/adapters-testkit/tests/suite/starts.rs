@@ -190,6 +190,62 @@ fn lora_ga_begins_with_pefts_directions_of_the_gradient() {
     }
 }
 
+/// `direction = "random"` of peft, too, gives A and B the same directions, which it draws from the `2 r` largest.
+#[test]
+fn lora_ga_draws_directions_that_a_and_b_share() {
+    let device = Device::flex();
+    let wanted = expected("lora_ga.safetensors");
+    let plain = output(&Adapted::new(base(&device)), &device);
+    let of_seed = |seed: u64| {
+        let config = format!(
+            "lora[r=8,alpha=12,init_weights_seed={seed},target_modules=[query,value,intermediate.dense],init_weights=lora_ga,\
+             ga_direction=random,ga_scale=unit]"
+        );
+        let mut adapted = Adapted::new(base(&device));
+        let ids = (0..4).flat_map(|row| (0..12).map(move |at| 5 + (11 * row + 7 * at * (1 + row)) % 80));
+        let ids = TensorData::new(ids.collect::<Vec<i64>>(), [4, 12]);
+        let loss = |adapted: &Adapted<Model>, power: i32| {
+            let text = TextInput::new(Tensor::from_data(ids.clone(), &device));
+            let hidden = adapted.forward(text)?.tanh();
+            Ok::<_, adapters::Error>(hidden.powi_scalar(power).sum())
+        };
+        let options = AttachOptions::default();
+        adapted
+            .attach_from_gradients("a", method(&config).unwrap(), [2, 3], loss, &options)
+            .unwrap();
+        adapted.activate("a").unwrap();
+        let error = relative_error(&output(&adapted, &device), &plain);
+        assert!(error < 1e-5, "the start is no identity, {error:e}");
+        stored(&adapted).0
+    };
+    let own = of_seed(3);
+    let path = "encoder.layer.0.attention.self.query";
+    // Which of the 16 directions each row is: those of A are the rows of both cases below each other, those of B the other way round.
+    let directions = |factor: &str, own: Tensor<2>, cases: [&str; 2]| -> Vec<usize> {
+        let of = |case: &str| {
+            let rows = Tensor::<2>::from_data(wanted[&format!("{case}.{path}.{factor}")].clone(), &device);
+            let rows = if factor == "lora_B" { rows.transpose() } else { rows };
+            rows.clone() / rows.powi_scalar(2).sum_dim(1).sqrt()
+        };
+        let all = Tensor::cat(cases.map(of).to_vec(), 0);
+        let own = own.clone() / own.powi_scalar(2).sum_dim(1).sqrt();
+        let cosines: Vec<f32> = own.matmul(all.transpose()).abs().into_data().iter().collect();
+        let same = |row: &[f32]| row.iter().position(|cosine| (cosine - 1.0).abs() < 1e-3);
+        cosines.chunks(16).map(|row| same(row).expect("a direction")).collect()
+    };
+    let part = |own: &Tensors, factor: &str| Tensor::<2>::from_data(own[&format!("{path}.{factor}")].clone(), &device);
+    let a = part(&own, "lora_A").slice_dim(0, 0..8);
+    let b = part(&own, "lora_B").slice_dim(1, 0..8).transpose();
+    let drawn = directions("lora_A", a.clone(), ["ArB2r.unit", "A2rBr.weight_svd"]);
+    assert_eq!(directions("lora_B", b, ["A2rBr.weight_svd", "ArB2r.unit"]), drawn);
+    let mut each: Vec<usize> = drawn.clone();
+    each.sort_unstable();
+    each.dedup();
+    assert_eq!(each.len(), 8, "{drawn:?}");
+    let other = part(&of_seed(4), "lora_A").slice_dim(0, 0..8);
+    assert_ne!(directions("lora_A", other, ["ArB2r.unit", "A2rBr.weight_svd"]), drawn);
+}
+
 #[test]
 fn mica_begins_with_pefts_minor_directions_which_do_not_train() {
     let device = Device::flex();

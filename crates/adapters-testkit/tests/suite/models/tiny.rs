@@ -387,10 +387,20 @@ pub(crate) fn configs(name: &str) -> (Vec<Value>, &'static [&'static str]) {
             };
             let mut sum = config("layer", true, 4);
             extend(&mut sum, json!({"use_weighted_layer_sum": true}));
-            (
-                vec![config("group", false, 4), config("layer", true, 3), sum],
-                &["layer_weights"],
-            )
+            let mut language = config("layer", true, 3);
+            extend(&mut language, json!({"adapter_attn_dim": 6}));
+            let shorter = |width: usize| {
+                let mut shorter = config("group", false, 4);
+                let adapter = json!({
+                    "add_adapter": true, "num_adapter_layers": 2, "adapter_stride": 1, "adapter_kernel_size": 2,
+                    "output_hidden_size": width,
+                });
+                extend(&mut shorter, adapter);
+                shorter
+            };
+            let plain = vec![config("group", false, 4), config("layer", true, 3), sum];
+            let adapted = [language, shorter(16), shorter(12)];
+            (plain.into_iter().chain(adapted).collect(), &["layer_weights"])
         }
         "encoder-decoder" => {
             let stack = |width: usize, decoder: bool| {
