@@ -1,9 +1,9 @@
 //! Chats and tools in files that arguments name.
 
-use std::fs;
 use std::path::Path;
 
 use adapters::models::Message;
+use adapters::store::{check_unique, read_file};
 use adapters::train::{Fields, Records};
 use serde_json::Value;
 
@@ -37,11 +37,8 @@ pub(crate) fn tools(path: Option<&Path>) -> Result<Vec<Value>, Failure> {
             "write a tool as {\"type\": \"function\", \"function\": {\"name\": .., \"description\": .., \"parameters\": ..}}",
         )
     };
-    let text = fs::read_to_string(path).map_err(|error| {
-        let (path, help) = (path.display(), "name a JSON file with --tools");
-        Failure::new(format!("cannot read {path}: {error}"), help)
-    })?;
-    match serde_json::from_str(&text) {
+    let bytes = read_file(path)?;
+    match check_unique(&bytes).and_then(|()| serde_json::from_slice(&bytes)) {
         Ok(Value::Array(tools)) if tools.iter().all(Value::is_object) => Ok(tools),
         Ok(_) => Err(refuse("something else".to_owned())),
         Err(error) => Err(refuse(format!("no JSON ({error})"))),

@@ -1,5 +1,6 @@
 //! Errors as the user sees them: message, causes, and help where there is some.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
@@ -151,11 +152,14 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A message that a terminal can show: names from files may hold control characters, or be megabytes long.
+/// A message that a terminal can show: names from files may hold control characters, or be megabytes long. A long name is cut in its
+/// middle, so that what is said of it is still there.
 fn printable(message: &str) -> String {
     const LONGEST: usize = 2000;
     let mut shown = String::new();
     for line in message.lines() {
+        let words: Vec<String> = line.split(' ').map(|word| shortened(word).into_owned()).collect();
+        let line = words.join(" ");
         if !shown.is_empty() {
             shown.push('\n');
         }
@@ -169,6 +173,22 @@ fn printable(message: &str) -> String {
     shown
 }
 
+/// A word without the middle, if it is longer than any that is read.
+fn shortened(word: &str) -> Cow<'_, str> {
+    const LONGEST: usize = 400;
+    const KEPT: usize = 100;
+    // A letter has one byte at least.
+    if word.len() <= LONGEST || word.chars().count() <= LONGEST {
+        return word.into();
+    }
+    let (mut starts, mut ends) = (word.char_indices().skip(KEPT), word.char_indices().rev());
+    let (Some((start, _)), Some((end, _))) = (starts.next(), ends.nth(KEPT - 1)) else {
+        return word.into();
+    };
+    let cut = word[start..end].chars().count();
+    format!("{}..({cut} characters more)..{}", &word[..start], &word[end..]).into()
+}
+
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
@@ -179,5 +199,25 @@ impl Diagnostic for Failure {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         let help = self.help.as_deref().map(printable);
         help.map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_leaves_the_rest_of_a_message() {
+        let name = "é".repeat(100_000);
+        let shown = printable(&format!("unknown label `{name}` in a.csv, expected a name"));
+        assert!(
+            shown.starts_with("unknown label `é") && shown.ends_with("é` in a.csv, expected a name"),
+            "{shown}"
+        );
+        assert!(shown.contains("..(99802 characters more).."), "{shown}");
+        assert_eq!(printable("a\u{1b}[31m b\n  c"), "a\\u{1b}[31m b\n  c");
+        let path = format!("cannot read {}", "folder/".repeat(40));
+        assert_eq!(printable(&path), path);
+        assert!(printable(&"word ".repeat(10_000)).ends_with(".. (48000 characters more)"));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use adapters::models::heads::Pooling;
-use adapters::models::{Generation, Sampling};
+use adapters::models::{Generation, PublishedGeneration, Sampling};
 use adapters::nn::Precision;
 use burn::tensor::FloatDType;
 use clap::ValueEnum;
@@ -209,17 +209,19 @@ pub(crate) struct SamplingArgs {
     /// Sample from the most likely tokens with total probability P.
     #[arg(long, value_name = "P", requires = "temperature")]
     pub(crate) top_p: Option<f64>,
-    /// Penalty for repeated tokens; 1 disables it.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub(crate) repetition_penalty: f64,
+    /// Penalty for repeated tokens; 1 disables it [default: that of the model's generation_config.json, or 1].
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f64>,
     /// Random seed of sampling.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
 }
 
 impl SamplingArgs {
-    /// Generation with these options that ends at `stop`.
-    pub(crate) fn generation(&self, stop: Vec<u32>) -> Generation {
+    /// Generation with these options by the rules of a checkpoint. What else its files say and is not followed is said.
+    pub(crate) fn generation(&self, published: PublishedGeneration, beams: Option<usize>) -> Generation {
+        self.note_what_is_not_followed(&published, beams);
+        let repetition_penalty = self.repetition_penalty.unwrap_or(published.repetition_penalty);
         Generation {
             max_new_tokens: self.max_tokens,
             sampling: match self.temperature {
@@ -230,10 +232,44 @@ impl SamplingArgs {
                 },
                 None => Sampling::Greedy,
             },
-            repetition_penalty: self.repetition_penalty,
-            stop,
+            repetition_penalty,
             seed: self.seed,
-            ..Generation::default()
+            ..published.generation()
+        }
+    }
+
+    /// Says once which fields of `generation_config.json` have no effect.
+    fn note_what_is_not_followed(&self, published: &PublishedGeneration, beams: Option<usize>) {
+        let path = published.path.display();
+        for (field, value) in &published.unsupported {
+            note!("warning: {path} sets `{field}` to {value}, which is not supported and has no effect");
+        }
+        let decided = [
+            ("do_sample", self.temperature.is_some()),
+            ("num_beams", beams.is_some()),
+        ];
+        if decided.iter().any(|(_, is_given)| *is_given) {
+            return;
+        }
+        let options = [
+            ("temperature", "--temperature"),
+            ("top_k", "--top-k"),
+            ("top_p", "--top-p"),
+            ("num_beams", "--beams"),
+            ("length_penalty", "--length-penalty"),
+            ("early_stopping", "--early-stopping"),
+        ];
+        let said = |field: &str| published.search.get(field);
+        let mut named: Vec<String> = options
+            .iter()
+            .filter_map(|(field, option)| Some(format!("{option} {}", said(field)?)))
+            .collect();
+        if said("do_sample").is_some() && said("temperature").is_none() {
+            named.insert(0, "--temperature 1".to_owned());
+        }
+        if !named.is_empty() {
+            let named = named.join(" ");
+            note!("{path} suggests {named}; without these options the likeliest token is taken each time");
         }
     }
 }

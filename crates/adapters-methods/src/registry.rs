@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use adapters_nn::UnknownName;
+use adapters_nn::{UnknownName, nearest};
 use serde_json::{Map, Value};
 
 use adapters_core::config::to_fields;
@@ -259,9 +259,32 @@ impl Registry {
             .iter()
             .filter(|entry| !matches!(entry.kind, Kind::Union(_)));
         UnknownName {
-            nearest: None,
+            nearest: self.nearest_type(stored, key),
             ..UnknownName::new("adapter method", found, methods.map(MethodEntry::name))
         }
         .into()
+    }
+
+    /// The type in files that a method reads and whose spelling is most like that of the field `key`, e.g. `LORA` for `lora`.
+    fn nearest_type(&self, stored: &StoredConfig<'_>, key: &str) -> Option<String> {
+        let found = stored.fields.get(key)?.as_str()?;
+        let names = self.entries.iter().map(|entry| match stored.format {
+            Format::AdapterHub => entry.name().to_owned(),
+            Format::Peft => entry.name().to_uppercase(),
+        });
+        let is_read = |name: &String| {
+            let mut fields = stored.fields.clone();
+            fields.insert(key.to_owned(), name.as_str().into());
+            let stored = StoredConfig {
+                fields: &fields,
+                ..*stored
+            };
+            self.entries.iter().any(|entry| match entry.kind {
+                Kind::Method { read, .. } => read(&stored).is_some(),
+                Kind::Union(_) => false,
+            })
+        };
+        let names: Vec<String> = names.filter(is_read).collect();
+        nearest(found, names.iter().map(String::as_str))
     }
 }

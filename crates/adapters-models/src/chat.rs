@@ -194,6 +194,11 @@ impl ChatTemplate {
     ///
     /// As [`render`](Self::render).
     pub fn render_marked(&self, messages: &[Message], open: bool) -> Result<(String, Vec<Range<usize>>), ModelError> {
+        // The name stands in messages, in front of the line.
+        let name = match self.path.extension().is_some_and(|extension| extension == "jinja") {
+            true => self.path.file_name().unwrap_or_default().to_string_lossy(),
+            false => "the chat template".into(),
+        };
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -220,7 +225,7 @@ impl ChatTemplate {
         let messages: Value = messages.iter().map(Message::value).collect();
         let mut text = Limited::default();
         let template = environment
-            .template_from_str(&self.source)
+            .template_from_named_str(&name, &self.source)
             .map_err(|error| self.refuse(&error))?;
         template
             .render_captured_to(
@@ -423,6 +428,37 @@ mod tests {
         ] {
             assert!(matches!(of(endless), Err(ModelError::ChatTemplate { .. })), "{endless}");
         }
+    }
+
+    #[test]
+    fn what_a_template_lacks_is_named_with_its_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        for (source, names) in [
+            ("\n\n{{ persona.name }}", &["persona"][..]),
+            ("\n\n{{ messages[0].author.name }}", &["author"]),
+            ("\n\n{% for part in parts.list %}{% endfor %}", &["parts"]),
+            ("\n\n{{ shout('x') }}", &["shout"]),
+            ("\n\n{{ 'x' | louder }}", &["louder"]),
+            ("\n\n{% if messages[0] is cheerful %}{% endif %}", &["cheerful"]),
+            ("\n\n{{ 'x'.louder() }}", &["louder"]),
+            ("\n\n{{ messages[5].content.strip() }}", &["messages"]),
+            ("\n\n{{ persona + 'x' }}", &["persona"]),
+            ("\n\n{{ raise_exception('no') }}", &["no"]),
+        ] {
+            fs::write(dir.path().join(FILE), source).unwrap();
+            let refused = ChatTemplate::load(dir.path()).unwrap().render(&chat(), true);
+            let error = refused.unwrap_err().to_string();
+            println!("{error}");
+            for part in names.iter().chain(&["chat_template.jinja:3"]) {
+                assert!(error.contains(part), "{source}: {error}");
+            }
+        }
+        // As in Jinja, a name that is not there is an empty text where it is only written.
+        fs::write(dir.path().join(FILE), "a{{ persona }}b").unwrap();
+        assert_eq!(
+            ChatTemplate::load(dir.path()).unwrap().render(&chat(), true).unwrap(),
+            "ab"
+        );
     }
 
     #[test]

@@ -67,6 +67,8 @@ mod phi3;
 mod plbart;
 mod post_norm;
 mod pretrained;
+#[cfg(feature = "tokenizers")]
+mod published_generation;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
@@ -116,7 +118,7 @@ pub use chain::{Block, Chain, Flow, Slot};
 pub use chat::{ChatTemplate, ChatTime, Message};
 pub use error::ModelError;
 pub use from_checkpoint::FromCheckpoint;
-pub use generate::{Beams, EarlyStopping, Generation, PromptCache, Sampling};
+pub use generate::{Beams, EarlyStopping, Generation, PromptCache, Sampling, TokenRules};
 pub use heads::{Head, HeadConfig, Heads};
 pub use image_size::ImageSize;
 pub use input::{
@@ -127,6 +129,8 @@ pub use linear_scores::LinearScores;
 pub use model::Model;
 pub use packing::Packing;
 pub use pretrained::Pretrained;
+#[cfg(feature = "tokenizers")]
+pub use published_generation::PublishedGeneration;
 pub use save_checkpoint::save_checkpoint;
 pub use save_merged::save_merged;
 #[cfg(feature = "tokenizers")]

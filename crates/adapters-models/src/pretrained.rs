@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::architecture::{Architecture, Architectures};
 #[cfg(feature = "tokenizers")]
 use crate::chat::ChatTemplate;
-use crate::checkpoint_folder::CheckpointFolder;
+use crate::checkpoint_folder::{CheckpointFolder, VOCABULARY};
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::kind::ModelKind;
@@ -282,73 +282,8 @@ impl Pretrained {
     }
 
     #[cfg(feature = "tokenizers")]
-    /// Ids that end a text: `eos_token_id` of `generation_config.json`, else of `config.json`, else the `eos_token` of the tokenizer. The
-    /// `eos_token` of an adapter's own tokenizer is another one.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::Store`] if the first does not parse; [`ModelError::Config`] for what is no token id.
-    pub fn stop_tokens(&self) -> Result<Vec<u32>, ModelError> {
-        let mut stop = self.published_stop_tokens()?;
-        if self.text_dir() != self.dir() {
-            let own = self.tokenizers_end()?.filter(|own| !stop.contains(own));
-            stop.extend(own);
-        }
-        Ok(stop)
-    }
-
-    #[cfg(feature = "tokenizers")]
-    /// Writes the [`stop_tokens`](Self::stop_tokens) into a checkpoint that was saved of this one, where an adapter's tokenizer has one
-    /// that the files of the base do not name.
-    ///
-    /// # Errors
-    ///
-    /// As [`stop_tokens`](Self::stop_tokens), and those of writing.
-    pub fn save_stop_tokens(&self, out: &Path) -> Result<(), ModelError> {
-        let stop = self.stop_tokens()?;
-        if stop == self.published_stop_tokens()? {
-            return Ok(());
-        }
-        let files = ["generation_config.json", "config.json"].map(|name| out.join(name));
-        for path in files.iter().filter(|path| path.exists()) {
-            let mut config: Map<String, Value> = read_json(path)?;
-            config.insert("eos_token_id".to_owned(), stop.clone().into());
-            adapters_store::write_json(path, &config)?;
-        }
-        Ok(())
-    }
-
-    #[cfg(feature = "tokenizers")]
-    fn published_stop_tokens(&self) -> Result<Vec<u32>, ModelError> {
-        let path = self.dir().join("generation_config.json");
-        let generation: Map<String, Value> = match path.exists() {
-            true => read_json(&path)?,
-            false => Map::new(),
-        };
-        let files = [
-            (path, &generation),
-            (self.dir().join("config.json"), self.folder.config()),
-        ];
-        let said = files
-            .into_iter()
-            .find_map(|(path, config)| Some((path, config.get("eos_token_id").filter(|ids| !ids.is_null())?)));
-        let Some((path, ids)) = said else {
-            return Ok(self.tokenizers_end()?.into_iter().collect());
-        };
-        let number = |id: &Value| {
-            let found = id.as_u64().and_then(|id| u32::try_from(id).ok());
-            let expected = "a token id, or a list of token ids";
-            found.ok_or_else(|| ConfigCheck::new(&path).refusal("eos_token_id", expected, id))
-        };
-        match ids {
-            Value::Array(ids) => ids.iter().map(number).collect(),
-            id => Ok(vec![number(id)?]),
-        }
-    }
-
-    #[cfg(feature = "tokenizers")]
     /// The `eos_token` of `tokenizer_config.json`, if the tokenizer has it.
-    fn tokenizers_end(&self) -> Result<Option<u32>, ModelError> {
+    pub(crate) fn tokenizers_end(&self) -> Result<Option<u32>, ModelError> {
         let path = self.text_dir().join("tokenizer_config.json");
         if !path.exists() || !TextTokenizer::is_in(self.text_dir()) {
             return Ok(None);
@@ -405,6 +340,12 @@ impl Pretrained {
     }
 
     #[cfg(feature = "tokenizers")]
+    /// Whether the folder of the adapter has a tokenizer.
+    pub(crate) fn has_own_tokenizer(&self) -> bool {
+        self.text_dir() != self.dir()
+    }
+
+    #[cfg(feature = "tokenizers")]
     /// The folder of the tokenizer: that of the adapter if it has one.
     fn text_dir(&self) -> &Path {
         let own = self.adapter.as_deref().filter(|dir| TextTokenizer::is_in(dir));
@@ -422,6 +363,14 @@ impl Pretrained {
             Some(own) => ChatTemplate::load_over(own, self.dir()),
             None => ChatTemplate::load(self.dir()),
         }
+    }
+
+    /// The number of tokens, where the configuration says it: that of the decoder, if a part of the model is one.
+    pub(crate) fn vocabulary_size(&self) -> Option<u64> {
+        let config = self.folder.config();
+        let parts = ["decoder", "text_config"].map(|part| config.get(part).and_then(Value::as_object));
+        let parts = parts.into_iter().flatten().chain([config]);
+        parts.filter_map(|part| part.get(VOCABULARY)?.as_u64()).next()
     }
 
     /// The checkpoint folder with what is replaced in it.

@@ -51,8 +51,8 @@ pub use pytorch_file::write_weights;
 pub use save::{REFERENCE_VERSION, expressible};
 #[doc(hidden)]
 pub use tensors::{
-    TensorOutline, burn_dtype, file_dtype, read_file, read_json, read_pickle, read_pytorch, with_shape, write_each,
-    write_json,
+    TensorOutline, burn_dtype, file_dtype, open_regular, read_file, read_json, read_pickle, read_pytorch, with_shape,
+    write_each, write_json,
 };
 #[doc(hidden)]
 pub use unique_keys::check_unique;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -234,13 +234,21 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, StoreError> {
     })
 }
 
-/// Refuses what is not a regular file: opening a pipe would wait for whoever writes into it, and a device may have no end.
-fn check_regular(path: &Path) -> Result<(), StoreError> {
-    let found = fs::metadata(path).and_then(|found| match found.is_file() {
-        true => Ok(()),
+/// Opens a file to read it. What is not a regular file is an error: opening a pipe would wait for whoever writes into it, and a device
+/// may have no end.
+///
+/// # Errors
+///
+/// Those of the operating system.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    match fs::metadata(path)?.is_file() {
+        true => File::open(path),
         false => Err(io::Error::other("it is not a regular file")),
-    });
-    found.map_err(|source| StoreError::Read {
+    }
+}
+
+fn check_regular(path: &Path) -> Result<(), StoreError> {
+    open_regular(path).map(drop).map_err(|source| StoreError::Read {
         path: path.to_owned(),
         source,
     })

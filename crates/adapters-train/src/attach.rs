@@ -53,7 +53,11 @@ fn check_tokens(run: &Run, dir: &Path, field: &'static str) -> Result<(), TrainE
     };
     Err(TrainError::Value {
         field,
-        expected: format!("an adapter over {}", in_words(own)),
+        expected: format!(
+            "an adapter over {}, as the adapters of a composition have one table of tokens: with `adapters merge` write a base with \
+             the other tokens, and train all of its adapters on it",
+            in_words(own)
+        ),
         found: format!("{} over {}", dir.display(), in_words(found)),
     })
 }

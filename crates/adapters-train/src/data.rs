@@ -4,6 +4,7 @@
 //! A task reads the fields of each [`Record`] that it needs. A file is read and checked as a whole before the run starts; every
 //! error names the file and the line.
 
+mod encoding;
 mod error;
 mod fields;
 mod json;
@@ -16,6 +17,7 @@ mod records;
 mod shard;
 mod table;
 
+pub(crate) use self::error::shortened;
 pub use self::error::{DataError, Location};
 pub use self::fields::{Fields, Labels};
 pub use self::passage::Passage;

@@ -1,12 +1,12 @@
 //! Fingerprints of what a run reads, so that it does not continue with another base or other data.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::Hasher;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use adapters_store::StoreError;
+use adapters_store::{StoreError, open_regular};
 use fnv::FnvHasher;
 
 use crate::error::TrainError;
@@ -83,7 +83,7 @@ fn of_folder(dir: &Path, chosen: &dyn Fn(&Path) -> bool) -> Result<String, Train
 /// The fingerprint of a file: its length, and its bytes or a sample of them.
 fn of_file(path: &Path) -> Result<String, TrainError> {
     let read = || -> io::Result<String> {
-        let mut file = File::open(path)?;
+        let mut file = open_regular(path)?;
         let length = file.metadata()?.len();
         let mut hash = FnvHasher::default();
         hash.write(&length.to_le_bytes());

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::data::shortened;
+
 /// The figures of a task by name. The first is the one a task is known by.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
@@ -148,18 +150,20 @@ impl Confusion {
 /// A line for each label, a column for each prediction, and the F1 of each label at the end.
 impl fmt::Display for Confusion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = self.labels.iter().map(|label| label.chars().count());
+        // A column can be no wider than 65,535 letters, and a table that is read has far fewer.
+        let labels: Vec<String> = self.labels.iter().map(|label| shortened(label)).collect();
+        let rows = labels.iter().map(|label| label.chars().count());
         let first = rows.chain(["label".len()]).max().unwrap_or_default();
         let width = |class: usize| {
             let longest = self.counts.iter().map(|row| row[class].to_string().len()).max();
-            self.labels[class].chars().count().max(longest.unwrap_or_default())
+            labels[class].chars().count().max(longest.unwrap_or_default())
         };
         write!(f, "{:first$}", "label")?;
-        for (class, label) in self.labels.iter().enumerate() {
+        for (class, label) in labels.iter().enumerate() {
             write!(f, "  {label:>0$}", width(class))?;
         }
         write!(f, "  {:>6}", "f1")?;
-        for ((label, f1), row) in self.f1().zip(&self.counts) {
+        for ((label, (_, f1)), row) in labels.iter().zip(self.f1()).zip(&self.counts) {
             write!(f, "\n{label:first$}")?;
             for (class, count) in row.iter().enumerate() {
                 write!(f, "  {count:>0$}", width(class))?;
@@ -208,6 +212,15 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_of_any_length_has_a_place_in_the_table() {
+        let table = Confusion::new(vec!["é".repeat(100_000), "b".to_owned()], [(0, 1)]).to_string();
+        assert!(
+            table.contains(&format!("\n{}…", "é".repeat(40))) && table.len() < 1000,
+            "{table}"
+        );
+    }
 
     /// `f1_score(average="macro")`, `f1_score(average=None)` and `matthews_corrcoef` of scikit-learn.
     #[test]

@@ -50,7 +50,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<(), Failure> {
         .chat_template()?
         .with_tools(chats::tools(args.tools.as_deref())?);
     let tokenizer = pretrained.tokenizer(usize::MAX)?;
-    let generation = args.sampling.generation(pretrained.stop_tokens()?);
+    let generation = args.sampling.generation(pretrained.generation()?, None);
     let adapted = writer.load(&device)?;
     let first: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
     let mut messages = first.clone();

@@ -33,7 +33,7 @@ pub(crate) fn run(args: GenerateArgs) -> Result<(), Failure> {
             },
         }),
         cache: !args.no_cache,
-        ..args.sampling.generation(pretrained.stop_tokens()?)
+        ..args.sampling.generation(pretrained.generation()?, args.beams)
     };
     let hears = pretrained.kind() == ModelKind::SpeechToText;
     if hears == args.audio.is_empty() {

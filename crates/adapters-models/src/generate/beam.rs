@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::error::ModelError;
-use crate::generate::{Generation, Step, check_scores, refuse, sampling};
+use crate::generate::{Generation, Step, check_scores, refuse};
 
 /// Keeps the `count` likeliest continuations of a text at every token, and returns the one with the highest
 /// `log p(tokens) / length^length_penalty` of those that ended. It computes what the beam search of Hugging Face
@@ -77,7 +77,7 @@ impl Beams {
             scores.chunks(vocab).try_for_each(check_scores)?;
             order.clear();
             for (text, (search, scores)) in searches.iter_mut().zip(scores.chunks(self.count * vocab)).enumerate() {
-                let parents = search.advance(self, generation, index + 1, scores.chunks(vocab));
+                let parents = search.advance(self, generation, index + 1, scores.chunks(vocab))?;
                 order.extend(parents.into_iter().map(|parent| text * self.count + parent));
             }
             if searches.iter().all(|search| !search.open) {
@@ -138,11 +138,14 @@ impl Search {
         generation: &Generation,
         length: usize,
         scores: impl Iterator<Item = &'s [f32]>,
-    ) -> Vec<usize> {
+    ) -> Result<Vec<usize>, ModelError> {
         let mut candidates = Vec::new();
         for (parent, (beam, scores)) in self.running.iter().zip(scores).enumerate() {
-            let mut scores = log_softmax(scores);
-            sampling::penalize(&mut scores, &beam.tokens, generation.repetition_penalty);
+            let mut scores = log_softmax(scores.iter().copied().map(f64::from));
+            generation.follow_rules(&mut scores, &beam.tokens, self.start)?;
+            if generation.rules.renormalize {
+                scores = log_softmax(scores.into_iter());
+            }
             candidates.extend((0u32..).zip(scores).map(|(token, score)| Candidate {
                 score: beam.score + score as f32,
                 parent,
@@ -190,7 +193,7 @@ impl Search {
         );
         self.running = next.iter().map(|candidate| self.grown(candidate)).collect();
         self.open &= !is_last && self.can_improve(beams, generation.max_new_tokens, length);
-        next.iter().map(|candidate| candidate.parent).collect()
+        Ok(next.iter().map(|candidate| candidate.parent).collect())
     }
 
     /// Whether an unfinished beam can be better than the worst finished one.
@@ -225,9 +228,9 @@ impl Search {
     }
 }
 
-fn log_softmax(scores: &[f32]) -> Vec<f64> {
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let shifted = scores.iter().map(|score| f64::from(score - highest));
+fn log_softmax(scores: impl Iterator<Item = f64> + Clone) -> Vec<f64> {
+    let highest = scores.clone().fold(f64::NEG_INFINITY, f64::max);
+    let shifted = scores.map(|score| score - highest);
     let log_sum = shifted.clone().map(f64::exp).sum::<f64>().ln();
     shifted.map(|score| score - log_sum).collect()
 }

@@ -2,11 +2,12 @@
 
 mod beam;
 mod prompt_cache;
+mod rules;
 mod sampling;
 
 use adapters_adapted::Adapted;
 use adapters_core::{Active, AdapterSet, Ctx};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use crate::cache::KeyValueCache;
 use crate::error::ModelError;
@@ -17,6 +18,8 @@ use crate::transformer::{EncodedInput, EncoderDecoder};
 
 pub use beam::{Beams, EarlyStopping};
 pub use prompt_cache::PromptCache;
+use rules::Growing;
+pub use rules::TokenRules;
 use sampling::Sampler;
 pub use sampling::Sampling;
 
@@ -28,6 +31,8 @@ pub use sampling::Sampling;
 /// | `sampling` | greedy | which token comes next | see [`Sampling`] |
 /// | `beams` | none | search among several continuations | see [`Beams`]; greedy only |
 /// | `repetition_penalty` | 1 | scores of tokens that were there are divided by it, negative ones multiplied | above 0 |
+/// | `rules` | none | tokens that may not, or must, come next | see [`TokenRules`] |
+/// | `start` | that of the model | what the answer of an encoder-decoder begins with, and which is not part of it | |
 /// | `stop` | none | tokens that end a text, and are not part of it | |
 /// | `seed` | 0 | of what is drawn; each text has a stream of its own | |
 /// | `cache` | true | keep keys and values from token to token | |
@@ -43,6 +48,10 @@ pub struct Generation {
     /// Divides the scores of tokens that are in the text already. *CTRL*, Keskar et al., 2019,
     /// <https://arxiv.org/abs/1909.05858>.
     pub repetition_penalty: f64,
+    /// Tokens that may not, or must, come next.
+    pub rules: TokenRules,
+    /// What the answer of an encoder-decoder begins with, in place of the start token of the model.
+    pub start: Option<u32>,
     /// Tokens that end a text.
     pub stop: Vec<u32>,
     /// Seed of what is drawn.
@@ -61,6 +70,8 @@ impl Default for Generation {
             sampling: Sampling::Greedy,
             beams: None,
             repetition_penalty: 1.0,
+            rules: TokenRules::default(),
+            start: None,
             stop: Vec::new(),
             seed: 0,
             cache: true,
@@ -175,11 +186,8 @@ impl Generation {
         };
         let mut cx = self.context(set, 1)?;
         let encoded = model.encode(text.into(), &mut cx)?;
-        let start = SpeechPrompt {
-            tokens: vec![model.start_id() as u32],
-            ..SpeechPrompt::default()
-        };
-        self.write((model, info.pad_id), set, encoded, &start, [None, None], on_token)
+        let start = [self.start.unwrap_or(model.start_id() as u32)];
+        self.write((model, info.pad_id), set, encoded, &start, on_token)
     }
 
     /// The texts that a model hears in `speech`, each of which begins with the tokens of `start`; otherwise as
@@ -197,38 +205,28 @@ impl Generation {
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
         let (model, set) = (adapted.base(), &adapted.set);
-        let (device, info, vocabulary) = (model.device(), model.info(), model.vocab_size());
+        let (info, vocabulary) = (model.info(), model.vocab_size());
         let model = model.encoder_decoder()?;
         let texts = vec![start.tokens.as_slice(); speech.features.dims()[0]];
         let begun = self.check(set, &texts, vocabulary)?;
         self.check_length(begun, self.max_new_tokens, info.max_length)?;
-        let mut bias = vec![0.0f32; vocabulary];
-        let mut suppressed = |ids: &[u32]| {
-            for id in ids {
-                let Some(bias) = bias.get_mut(*id as usize) else {
-                    let expected = format!("token ids below {vocabulary}, the size of the model's vocabulary");
-                    return Err(refuse("suppress_tokens", &expected, id.to_string()));
-                };
-                *bias = f32::NEG_INFINITY;
-            }
-            let data = TensorData::new(bias.clone(), [1, 1, vocabulary]);
-            Ok(Some(Tensor::<3>::from_data(data, &device)))
-        };
-        let later = suppressed(&start.suppressed)?;
-        let first = suppressed(&start.suppressed_first)?;
+        let mut rules = self.rules.clone();
+        rules.suppressed.extend(&start.suppressed);
+        rules.suppressed_first.extend(&start.suppressed_first);
+        let generation = Self { rules, ..self.clone() };
+        generation.check_rules(vocabulary)?;
         let mut cx = self.context(set, 1)?;
         let encoded = model.encode(speech.into(), &mut cx)?;
-        self.write((model, info.pad_id), set, encoded, start, [first, later], on_token)
+        generation.write((model, info.pad_id), set, encoded, &start.tokens, on_token)
     }
 
-    /// Writes the texts of what was encoded; `biases` are added to the scores of the first new token, and of those after it.
+    /// Writes the texts of what was encoded, each of which begins with `start`.
     fn write(
         &self,
         (model, pad_id): (&dyn EncoderDecoder, usize),
         set: &AdapterSet,
         encoded: EncodedInput,
-        start: &SpeechPrompt,
-        biases: [Option<Tensor<3>>; 2],
+        start: &[u32],
         on_token: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>, ModelError> {
         if self.context(set, 1)?.base_pass().is_some() {
@@ -239,8 +237,8 @@ impl Generation {
                 found,
             ));
         }
-        let (device, begun) = (encoded.hidden.device(), start.tokens.len());
-        let rows = vec![start.tokens.clone(); encoded.hidden.dims()[0]];
+        let device = encoded.hidden.device();
+        let rows = vec![start.to_vec(); encoded.hidden.dims()[0]];
         let encoded = encoded.each_repeated(self.rows_of_a_text());
         // What invokes an adapter may come with every token here: an answer has no prompt.
         let invoked = set
@@ -248,17 +246,12 @@ impl Generation {
             .any(|adapter| adapter.method().capabilities().invoked.is_some());
         let mut cache = (self.caches(set) && !invoked).then(KeyValueCache::new);
         self.grow(rows, pad_id, on_token, |step| {
-            let is_later = step.rows.first().is_some_and(|row| row.len() > begun);
             let rows = step.unseen(cache.as_mut());
             let mut cx = self.context(set, self.rows_of_a_text())?;
             let ids = TextInput::padded(&rows, pad_id, PaddingSide::Right, &device).ids;
             let hidden = model.decode(ids, &encoded, cache.as_mut(), &mut cx)?;
             let [_, seq, _] = hidden.dims();
-            let scores = model.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx);
-            Ok(match &biases[usize::from(is_later)] {
-                Some(bias) => scores + bias.clone(),
-                None => scores,
-            })
+            Ok(model.logits(hidden.slice_dim(1, seq - 1..seq), &mut cx))
         })
     }
 
@@ -296,7 +289,7 @@ impl Generation {
             return Ok(grown);
         }
         let mut samplers: Vec<Sampler> = (0..rows.len())
-            .map(|row| Sampler::new(self.sampling, self.repetition_penalty, self.seed, row as u64))
+            .map(|row| Sampler::new(self.sampling, self.seed, row as u64))
             .collect();
         let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
         let mut ended = vec![false; rows.len()];
@@ -314,7 +307,9 @@ impl Generation {
                     continue;
                 }
                 check_scores(scores)?;
-                let token = samplers[index].next(scores, &rows[index]);
+                let mut scores: Vec<f64> = scores.iter().copied().map(f64::from).collect();
+                self.follow_rules(&mut scores, &rows[index], lengths[index])?;
+                let token = samplers[index].next(&scores);
                 ended[index] = self.stop.contains(&token);
                 rows[index].push(token);
                 if !ended[index] {
@@ -355,6 +350,7 @@ impl Generation {
             let expected = format!("token ids below {vocabulary}, the size of the model's vocabulary");
             return Err(refuse("prompts", &expected, format!("the token {id}")));
         }
+        self.check_rules(vocabulary)?;
         let outputs = set.active().map_or(1, Active::replicas);
         if outputs > 1 {
             return Err(refuse("composition", "one output a text", outputs.to_string()));
@@ -364,6 +360,37 @@ impl Generation {
             return Err(refuse("tasks", &expected, self.tasks.len().to_string()));
         }
         Ok(texts.iter().map(|text| text.len()).max().unwrap_or(0))
+    }
+
+    /// Refuses tokens of the rules that the model does not have.
+    fn check_rules(&self, vocabulary: usize) -> Result<(), ModelError> {
+        let start = self.start.map(|id| ("decoder_start_token_id", id));
+        let mut tokens = self.rules.tokens().chain(start);
+        let Some((field, id)) = tokens.find(|(_, id)| *id as usize >= vocabulary) else {
+            return Ok(());
+        };
+        let expected = format!("token ids below {vocabulary}, the size of the model's vocabulary");
+        Err(refuse(field, &expected, id.to_string()))
+    }
+
+    /// Changes the scores of the token after `text`, which began with `begun` tokens, by the repetition penalty and the rules.
+    fn follow_rules(&self, scores: &mut [f64], text: &[u32], begun: usize) -> Result<(), ModelError> {
+        sampling::penalize(scores, text, self.repetition_penalty);
+        let growing = Growing {
+            text,
+            begun,
+            most: self.max_new_tokens,
+            stop: &self.stop,
+        };
+        self.rules.apply(scores, growing);
+        match scores.iter().any(|score| score.is_finite()) {
+            true => Ok(()),
+            false => {
+                let expected = "rules that leave a token to continue with";
+                let found = format!("such that after {} tokens none is left", text.len());
+                Err(refuse("rules", expected, found))
+            }
+        }
     }
 
     fn check_length(&self, text: usize, new: usize, most: Option<usize>) -> Result<(), ModelError> {
@@ -376,10 +403,9 @@ impl Generation {
     }
 }
 
-/// Refuses the scores of a token that choose none: one is no number, or all tokens are left out.
+/// Refuses the scores of a token that choose none: one is no number, or none is finite.
 fn check_scores(scores: &[f32]) -> Result<(), ModelError> {
-    let expected = "finite numbers: weights of the model or its adapter are beyond the range of its precision, or every token is \
-                    suppressed";
+    let expected = "finite numbers: weights of the model or its adapter are beyond the range of its precision";
     let wrong = scores.iter().find(|score| score.is_nan() || **score == f32::INFINITY);
     let wrong = wrong.or(scores
         .first()

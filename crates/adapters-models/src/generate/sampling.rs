@@ -61,30 +61,27 @@ impl Sampling {
 /// Chooses the tokens of one text.
 pub(crate) struct Sampler {
     sampling: Sampling,
-    penalty: f64,
     rng: ChaCha8Rng,
 }
 
 impl Sampler {
     /// For text number `row`, which draws from its own stream of the seed.
-    pub(crate) fn new(sampling: Sampling, penalty: f64, seed: u64, row: u64) -> Self {
+    pub(crate) fn new(sampling: Sampling, seed: u64, row: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(row);
-        Self { sampling, penalty, rng }
+        Self { sampling, rng }
     }
 
-    /// The token after `text`, from the scores of all tokens.
-    pub(crate) fn next(&mut self, scores: &[f32], text: &[u32]) -> u32 {
-        let mut scores: Vec<f64> = scores.iter().copied().map(f64::from).collect();
-        penalize(&mut scores, text, self.penalty);
+    /// The next token, from the scores of all tokens.
+    pub(crate) fn next(&mut self, scores: &[f64]) -> u32 {
         match self.sampling {
-            Sampling::Greedy => first_highest(&scores),
+            Sampling::Greedy => first_highest(scores),
             Sampling::Random {
                 temperature,
                 top_k,
                 top_p,
             } => {
-                let chances = chances(&scores, temperature, top_k, top_p);
+                let chances = chances(scores, temperature, top_k, top_p);
                 // 53 bits, evenly in [0, 1).
                 let drawn = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
                 draw(&chances, drawn)
@@ -208,9 +205,8 @@ mod tests {
             top_p: None,
         };
         let drawn = |seed, row| {
-            let mut sampler = Sampler::new(sampling, 1.0, seed, row);
-            let scores: Vec<f32> = scores().iter().map(|score| *score as f32).collect();
-            (0..4000).map(|_| sampler.next(&scores, &[])).collect::<Vec<_>>()
+            let mut sampler = Sampler::new(sampling, seed, row);
+            (0..4000).map(|_| sampler.next(&scores())).collect::<Vec<_>>()
         };
         let tokens = drawn(7, 0);
         assert_eq!(tokens, drawn(7, 0));
@@ -223,10 +219,15 @@ mod tests {
 
     #[test]
     fn the_penalty_lowers_what_was_there_whatever_its_sign() {
-        let mut sampler = Sampler::new(Sampling::Greedy, 2.0, 0, 0);
-        assert_eq!(sampler.next(&[3.0, 2.0], &[]), 0);
-        assert_eq!(sampler.next(&[3.0, 2.0], &[0, 0]), 1);
-        assert_eq!(sampler.next(&[-1.0, -1.5], &[0]), 1);
+        let mut sampler = Sampler::new(Sampling::Greedy, 0, 0);
+        let mut next = |mut scores: [f64; 2], text: &[u32]| {
+            penalize(&mut scores, text, 2.0);
+            sampler.next(&scores)
+        };
+        assert_eq!(next([3.0, 2.0], &[]), 0);
+        assert_eq!(next([3.0, 2.0], &[0, 0]), 1);
+        assert_eq!(next([-1.0, -2.5], &[0]), 0);
+        assert_eq!(next([-1.0, -1.5], &[0]), 1);
     }
 
     #[test]

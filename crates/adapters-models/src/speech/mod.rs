@@ -2,6 +2,7 @@
 //! spectrograms, as the published `preprocessor_config.json` of
 //! Whisper requires, and the tokens that a text begins with say its language and that it has no timestamps.
 
+mod languages;
 #[cfg(feature = "audio")]
 mod log_mel;
 mod prompt;

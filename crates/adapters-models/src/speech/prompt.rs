@@ -6,6 +6,7 @@ use adapters_nn::nearest;
 use adapters_store::read_json;
 use serde_json::{Map, Value};
 
+use super::languages;
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 
@@ -22,8 +23,9 @@ pub struct SpeechPrompt {
 }
 
 impl SpeechPrompt {
-    /// Reads the files of a checkpoint folder. `language` is a code such as `en`; without it the one in the files holds.
-    /// `translate` asks for a text in English in position of one in the language that is spoken.
+    /// Reads the files of a checkpoint folder. `language` is a code such as `en`, or the name of a language; without it the one in the
+    /// files holds (`language`, or else `forced_decoder_ids`). `translate` asks for a text in English in position of one in the language
+    /// that is spoken, as the `task` of the files may do.
     ///
     /// # Errors
     ///
@@ -58,7 +60,16 @@ impl SpeechPrompt {
             pair.map(|pair| &pair[1]).filter(|token| !token.is_null())
         };
         const FORCED: &str = "forced_decoder_ids";
-        match (get("lang_to_id").and_then(Value::as_object), language) {
+        let languages = get("lang_to_id").and_then(Value::as_object);
+        let published = match (languages, get("language")) {
+            (Some(_), Some(found)) => {
+                let named = found.as_str();
+                Some(named.ok_or_else(|| check.refusal("language", "the code or the name of a language", found))?)
+            }
+            _ => None,
+        };
+        let language = language.or(published).map(languages::code);
+        match (languages, language.as_deref()) {
             (Some(languages), Some(code)) => {
                 let found = languages.get(&format!("<|{code}|>"));
                 let Some(found) = found else {
@@ -85,6 +96,7 @@ impl SpeechPrompt {
             }
             (None, None) => tokens.extend(forced(1).map(|token| id(FORCED, token)).transpose()?),
         }
+        let translate = translate || get("task").is_some_and(|task| task == "translate");
         let task = if translate { "translate" } else { "transcribe" };
         match get("task_to_id").and_then(|tasks| tasks.get(task)) {
             Some(token) => tokens.push(id("task_to_id", token)?),
@@ -137,6 +149,22 @@ mod tests {
             [50258, 50261, 50358, 50363]
         );
         assert!(load(many.clone(), None, false).unwrap_err().contains("--language"));
+        let with = |field: &str, value: Value| {
+            let mut settings = many.clone();
+            settings[field] = value;
+            settings
+        };
+        // As a model that was trained further has it.
+        let trained = with("language", json!("german"));
+        assert_eq!(load(trained.clone(), None, false).unwrap(), german);
+        assert_eq!(load(trained, Some("English"), false).unwrap().tokens[1], 50259);
+        assert!(
+            load(with("language", json!(["de"])), None, false)
+                .unwrap_err()
+                .contains("`language`")
+        );
+        let translates = load(with("task", json!("translate")), Some("<|de|>"), false).unwrap();
+        assert_eq!(translates.tokens, [50258, 50261, 50358, 50363]);
         assert!(load(many, Some("dee"), false).unwrap_err().contains("did you mean de?"));
         let english = json!({
             "decoder_start_token_id": 50257, "forced_decoder_ids": [[1, 50362]], "no_timestamps_token_id": 50362,

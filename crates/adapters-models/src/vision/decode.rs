@@ -1,10 +1,10 @@
 //! From PNG and JPEG files to RGB pixels, as `PIL.Image.open(...).convert("RGB")` reads them.
 
-use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use adapters_store::open_regular;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Pixel, RgbImage};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -61,7 +61,7 @@ impl ImageSource {
         match self {
             Self::File(path) => {
                 let mut bytes = Vec::new();
-                File::open(path)
+                open_regular(path)
                     .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
                     .map_err(|source| VisionError::Read {
                         image: self.name(),

@@ -221,7 +221,7 @@ pub static READERS: [Reader; 20] = [
                 .into()
         },
         read: |_, file| {
-            let ends = Pretrained::open(folder(file)).and_then(|found| found.stop_tokens());
+            let ends = Pretrained::open(folder(file)).and_then(|found| found.generation());
             let begins = SpeechPrompt::load(folder(file), None, false);
             ends.is_ok() && begins.is_ok()
         },

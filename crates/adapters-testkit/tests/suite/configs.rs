@@ -62,3 +62,27 @@ fn adapterhub_configurations_are_written_as_read() {
     }
     assert!(seen >= 30, "only {seen} configurations of AdapterHub were found");
 }
+
+#[test]
+fn a_type_of_a_file_that_is_misspelled_is_told_the_right_one() {
+    for (format, key, found, right) in [
+        (Format::Peft, "peft_type", "lora", Some("LORA")),
+        (Format::Peft, "peft_type", "Prompt-Tuning", Some("PROMPT_TUNING")),
+        (Format::AdapterHub, "architecture", "LoRA", Some("lora")),
+        (Format::Peft, "peft_type", "no such type", None),
+    ] {
+        let fields = serde_json::json!({key: found, "target_modules": ["query"]});
+        let stored = StoredConfig {
+            format,
+            fields: fields.as_object().unwrap(),
+            version: Some((1, 3)),
+            versioned: true,
+        };
+        let error = METHODS.read(&stored).unwrap_err().to_string();
+        let named = right.map(|right| format!("; did you mean `{right}`?"));
+        match named {
+            Some(named) => assert!(error.contains(&named), "{error}"),
+            None => assert!(!error.contains("did you mean"), "{error}"),
+        }
+    }
+}

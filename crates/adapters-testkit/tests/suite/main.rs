@@ -15,6 +15,7 @@ mod decoder;
 mod device_reads;
 mod fused;
 mod generation;
+mod generation_rules;
 mod golden;
 mod head_cases;
 mod head_files;

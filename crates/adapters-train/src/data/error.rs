@@ -80,12 +80,14 @@ pub enum DataError {
         path: PathBuf,
     },
     /// The file is in another encoding.
-    #[error("{}:{line} is not utf-8; convert the file first", path.display())]
-    NotUtf8 {
+    #[error("{}:{line} is not {encoding}; convert the file to utf-8", path.display())]
+    NotText {
         /// The file.
         path: PathBuf,
         /// The line with the first wrong byte.
         line: usize,
+        /// The encoding that it is not in, and the one it seems to be in.
+        encoding: &'static str,
     },
     /// A line is not JSON.
     #[error("invalid json at {}:{line}:{column}: {reason}", path.display())]
@@ -219,7 +221,7 @@ fn classes_text(classes: usize) -> String {
 }
 
 /// The start of a text from a file, for a message.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const SHOWN: usize = 40;
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,12 +1,12 @@
 //! Parquet: one record a row, read a group of rows at a time.
 
-use std::fs::File;
 use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::record::{Field, Row};
+use adapters_store::open_regular;
 use serde_json::{Map, Value};
 
 use super::error::{DataError, Location};
@@ -25,7 +25,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Record>, DataError> {
 }
 
 fn rows(path: &Path) -> Result<Vec<Record>, DataError> {
-    let file = File::open(path).map_err(|source| DataError::Read {
+    let file = open_regular(path).map_err(|source| DataError::Read {
         path: path.to_owned(),
         source,
     })?;

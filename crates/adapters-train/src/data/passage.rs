@@ -1,6 +1,7 @@
 //! What a language model learns from a record, in the layouts that data sets are published in.
 
 use adapters_models::Message;
+use adapters_store::check_unique;
 use serde_json::{Map, Value};
 
 use super::error::DataError;
@@ -86,9 +87,13 @@ impl Record {
             return Ok(Vec::new());
         }
         let cell = self.needed(TOOLS)?;
+        let json = |text: &str| {
+            check_unique(text.as_bytes()).ok()?;
+            serde_json::from_str(text).ok()
+        };
         let tools = match cell {
-            Cell::Json(Value::String(text)) => serde_json::from_str(text).ok(),
-            Cell::Text(text) => serde_json::from_str(text).ok(),
+            Cell::Json(Value::String(text)) => json(text),
+            Cell::Text(text) => json(text),
             Cell::Json(value) => Some(value.clone()),
         };
         match tools {

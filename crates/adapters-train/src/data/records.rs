@@ -1,11 +1,11 @@
 //! The records of a file, or of a folder of images or sounds.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use adapters_store::open_regular;
 use flate2::read::MultiGzDecoder;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -16,7 +16,7 @@ use super::error::{DataError, Location};
 use super::fields::{Fields, Labels};
 use super::record::{Record, Source};
 use super::shard::{Shard, ShardBy};
-use super::{json, media, table};
+use super::{encoding, json, media, table};
 
 /// Bytes that a compressed file may become.
 const LONGEST: u64 = 8 << 30;
@@ -36,9 +36,9 @@ impl Records {
     /// - `.jsonl`, `.json-lines`: one JSON object a line; blank lines are skipped.
     /// - `.json`: a list of JSON objects, or one a line.
     /// - `.csv`: the first row names the fields, `"` quotes; between the cells stand commas, or the semicolons or tabs that a
-    ///   first row without a comma has.
+    ///   first row without a comma has, or what a line `sep=;` in front of it names, as spreadsheets write it.
     /// - `.tsv`: tab-separated, the first row names the fields; `"` is an ordinary character, as in the GLUE files.
-    /// - Any of these compressed, with `.gz` behind its extension.
+    /// - Any of these compressed, with `.gz` behind its extension. Texts are UTF-8, or UTF-16 with a byte order mark.
     /// - `.parquet`, with the feature `parquet`: a row is a record; structs and maps are objects, as in JSON.
     /// - A folder with a folder of `.png`, `.jpg` or `.jpeg` files for each label, `LABEL/NAME.png`, in the order of the names; or
     ///   with such files alone, which then have no label. Records have the fields `fields.image` and `fields.label`. Hidden
@@ -87,7 +87,10 @@ impl Records {
             path: path.to_owned(),
             source,
         };
-        let mut bytes = fs::read(path).map_err(unreadable)?;
+        let mut bytes = Vec::new();
+        open_regular(path)
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .map_err(unreadable)?;
         if compressed {
             let mut whole = Vec::new();
             let mut unpacked = MultiGzDecoder::new(bytes.as_slice()).take(LONGEST + 1);
@@ -100,14 +103,7 @@ impl Records {
             }
             bytes = whole;
         }
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            DataError::NotUtf8 {
-                path: path.to_owned(),
-                line: 1 + table::newlines(valid),
-            }
-        })?;
-        read(path, text.strip_prefix('\u{feff}').unwrap_or(&text))
+        read(path, &encoding::decode(path, bytes)?)
     }
 
     /// A record for each of these files of images or sounds, without a label.

@@ -18,12 +18,22 @@ pub(super) enum Kind {
 
 pub(super) fn read(path: &Path, text: &str, kind: Kind) -> Result<Vec<Record>, DataError> {
     let mut builder = csv::ReaderBuilder::new();
+    let named = match kind {
+        Kind::Csv => named_delimiter(text),
+        Kind::Tsv => None,
+    };
+    let skipped = usize::from(named.is_some());
+    let (delimiter, text) = named.unwrap_or_else(|| (delimiter(text), text));
     match kind {
-        Kind::Csv => builder.delimiter(delimiter(text)),
+        Kind::Csv => builder.delimiter(delimiter),
         Kind::Tsv => builder.delimiter(b'\t').quoting(false),
     };
     let mut table = builder.from_reader(text.as_bytes());
-    let mut lines = Lines { text, byte: 0, line: 1 };
+    let mut lines = Lines {
+        text,
+        byte: 0,
+        line: 1 + skipped,
+    };
     let header_line = lines.at(0);
     let header: csv::StringRecord = match table.headers() {
         Ok(header) => header.iter().map(str::trim).collect(),
@@ -74,6 +84,20 @@ fn delimiter(text: &str) -> u8 {
         (0, 0, 0) | (1.., ..) => b',',
         (0, semicolons, tabs) if semicolons >= tabs => b';',
         _ => b'\t',
+    }
+}
+
+/// What a first line such as `sep=;`, which spreadsheets read and write, says stands between the cells, and the table below it.
+fn named_delimiter(text: &str) -> Option<(u8, &str)> {
+    let (first, table) = text.split_once('\n')?;
+    let first = first.strip_suffix('\r').unwrap_or(first);
+    let first = first
+        .strip_prefix('"')
+        .and_then(|first| first.strip_suffix('"'))
+        .unwrap_or(first);
+    match first.strip_prefix("sep=")?.as_bytes() {
+        [delimiter @ (b',' | b';' | b'\t' | b'|')] => Some((*delimiter, table)),
+        _ => None,
     }
 }
 

@@ -131,6 +131,41 @@ fn lists_compressed_files_and_tables_of_spreadsheets_are_read() {
 }
 
 #[test]
+fn a_spreadsheet_may_name_its_delimiter_in_front_of_the_table() {
+    for table in [
+        "sep=;\r\ntext;label\r\na, b;1\r\n",
+        "\"sep=|\"\ntext|label\na, b|1\n",
+        "sep=\t\ntext\tlabel\na, b\t1\n",
+    ] {
+        let records = Records::read(&file("a.csv", table).path, &Fields::default())
+            .unwrap()
+            .records;
+        assert_eq!(
+            (records.len(), records[0].text("text").unwrap()),
+            (1, "a, b"),
+            "{table}"
+        );
+        assert!(records[0].location().ends_with("a.csv:3"), "{}", records[0].location());
+    }
+    let twice = message("a.csv", "sep=;\ntext;text\na;1\n", &TWO);
+    assert_eq!(twice, "invalid row at a.csv:2: the column `text` is there twice");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_without_an_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.jsonl", "a.csv", "a.json.gz", "a.parquet"] {
+        let path = folder.path().join(name);
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let refused = Records::read(&path, &Fields::default()).unwrap_err();
+        let cause = std::error::Error::source(&refused).map(ToString::to_string);
+        let expected = (cfg!(feature = "parquet") || name != "a.parquet").then_some("it is not a regular file");
+        assert_eq!(cause.as_deref(), expected, "{name}: {refused}");
+    }
+}
+
+#[test]
 fn fields_and_columns_that_are_there_twice_are_refused() {
     let field = message("a.jsonl", "{\"text\":\"a\",\"label\":1,\"label\":0}", &TWO);
     assert!(
@@ -374,7 +409,7 @@ fn the_file_itself() {
     }
     assert_eq!(
         message("a.csv", b"text,label\na,1\ncaf\xe9,1\n", &TWO),
-        "a.csv:3 is not utf-8; convert the file first"
+        "a.csv:3 is not utf-8; convert the file to utf-8"
     );
 }
 

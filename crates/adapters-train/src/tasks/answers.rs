@@ -18,7 +18,8 @@ pub(crate) const FIGURES: [&str; 2] = [ROUGE_L, EXACT_MATCH];
 #[derive(Debug)]
 pub(super) struct Answers {
     tokenizer: TextTokenizer,
-    stop: Vec<u32>,
+    /// By the rules of the checkpoint.
+    generation: Generation,
 }
 
 /// A prompt, and the answer that it should have.
@@ -32,7 +33,7 @@ impl Answers {
         }
         Ok(Some(Self {
             tokenizer: cx.tokenizer()?.clone(),
-            stop: cx.pretrained.stop_tokens()?,
+            generation: cx.pretrained.generation()?.generation(),
         }))
     }
 
@@ -60,15 +61,14 @@ impl Answers {
             let left = positions.saturating_sub(if reads_apart { 1 } else { prompt });
             let generation = Generation {
                 max_new_tokens: longest.min(left),
-                stop: self.stop.clone(),
-                ..Generation::default()
+                ..self.generation.clone()
             };
             let written = match reads_apart {
                 true => generation.answer(&model.adapted, &prompts, |_, _| ()),
                 false => generation.run(&model.adapted, &prompts, |_, _| ()),
             }?;
             for (index, written) in indices.iter().zip(written) {
-                let mut expected = asked[*index].1.split(|id| self.stop.contains(id));
+                let mut expected = asked[*index].1.split(|id| self.generation.stop.contains(id));
                 let expected = self.tokenizer.decode(expected.next().unwrap_or_default())?;
                 let written = self.tokenizer.decode(&written)?;
                 rouge += rouge_l(&written, &expected);
