@@ -81,7 +81,7 @@ pub enum ModuleNames {
 }
 
 impl ModuleNames {
-    /// The number after the last of these components in a path.
+    /// The number after the first of these components in a path.
     pub fn index(&self, path: &str) -> Option<usize> {
         let names = match self {
             Self::One(name) => std::slice::from_ref(name),
@@ -89,7 +89,7 @@ impl ModuleNames {
         };
         let parts: Vec<&str> = path.split('.').collect();
         names.iter().find_map(|name| {
-            let mut pairs = parts.windows(2).rev();
+            let mut pairs = parts.windows(2);
             pairs.find_map(|pair| (pair[0] == name).then(|| pair[1].parse().ok()).flatten())
         })
     }

@@ -2,11 +2,10 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    ModulePatterns, NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
-use adapters_methods::ModuleFields;
-use adapters_methods::{PeftModules, peft_modules};
+use adapters_methods::{ByModule, ModuleFields, PeftModules, peft_modules};
 use adapters_nn::ops::project;
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param};
@@ -20,6 +19,7 @@ use serde::{Deserialize, Serialize};
 /// |---|---|---|---|
 /// | `r` | 8 | rank | >= 1 |
 /// | `delora_lambda` | 15 | initial bound of the update's norm, learned | finite |
+/// | `rank_pattern`, `lambda_pattern` | `{}` | rank and bound by module path | as `r` and `delora_lambda` |
 /// | `module_dropout` | 0 | dropout on the input, in training | `0 <= p < 1` |
 ///
 /// Paper: *Decoupling Angles and Strength in Low-rank Adaptation*, Bini et al., 2025, <https://arxiv.org/abs/2503.18225>.
@@ -30,6 +30,10 @@ pub struct Delora {
     pub r: usize,
     /// Initial bound of the update's norm.
     pub delora_lambda: f64,
+    /// Ranks by module path.
+    pub rank_pattern: ByModule<usize>,
+    /// Initial bounds by module path.
+    pub lambda_pattern: ByModule<f64>,
     /// Dropout probability on the input, in training.
     pub module_dropout: f64,
     /// Which modules.
@@ -42,6 +46,8 @@ impl Default for Delora {
         Self {
             r: 8,
             delora_lambda: 15.0,
+            rank_pattern: ByModule::default(),
+            lambda_pattern: ByModule::default(),
             module_dropout: 0.0,
             targets: ModuleFields::default(),
         }
@@ -55,6 +61,8 @@ impl Method for Delora {
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
         ConfigError::finite("delora_lambda", self.delora_lambda)?;
+        (self.rank_pattern.values()).try_for_each(|rank| ConfigError::size("rank_pattern", rank))?;
+        (self.lambda_pattern.values()).try_for_each(|bound| ConfigError::finite("lambda_pattern", bound))?;
         ConfigError::probability("module_dropout", self.module_dropout)
     }
 
@@ -68,14 +76,32 @@ impl Method for Delora {
             return Err(Self::refuse(site, "the model gives no access to this weight"));
         };
         let norms = float_weight(frozen).square().sum_dim(1).sqrt().reshape([d_in]);
-        let a = draw::linear(&mut build.rng(None, site.site), [self.r, d_in], d_in);
+        let r = self.rank_pattern.at(&site.path)?.unwrap_or(self.r);
+        let lambda = self.lambda_pattern.at(&site.path)?.unwrap_or(self.delora_lambda);
+        let a = draw::linear(&mut build.rng(None, site.site), [r, d_in], d_in);
         Ok(SiteLayer::Linear(Erased::new(Normalized {
             a: Param::from_data(a, build.device),
-            b: Param::from_data(draw::constant([d_out, self.r], 0.0), build.device),
-            lambda: Param::from_data(draw::constant([1], self.delora_lambda as f32), build.device),
+            b: Param::from_data(draw::constant([d_out, r], 0.0), build.device),
+            lambda: Param::from_data(draw::constant([1], lambda as f32), build.device),
             norms: Param::from_data(norms.into_data(), build.device).set_require_grad(false),
             dropout: self.module_dropout,
         })))
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            patterns: Some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+impl ModulePatterns for Delora {
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        self.rank_pattern
+            .patterns("rank_pattern")
+            .chain(self.lambda_pattern.patterns("lambda_pattern"))
+            .collect()
     }
 }
 

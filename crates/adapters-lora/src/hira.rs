@@ -5,8 +5,7 @@ use adapters_core::{
     Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
     SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
-use adapters_methods::ModuleFields;
-use adapters_methods::{PeftModules, peft_modules};
+use adapters_methods::{ByModule, ModuleFields, PeftModules, peft_modules};
 use adapters_nn::{draw, float_weight};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
 /// | `r` | 8 | rank of the product | >= 1 |
+/// | `rank_pattern` | `{}` | no effect, as in peft, which builds the first adapter of a module with `r` | as `r` |
 /// | `hira_dropout` | 0 | dropout on the input, in training | `0 <= p < 1` |
 ///
 /// Paper: *HiRA: Parameter-Efficient Hadamard High-Rank Adaptation for Large Language Models*, Huang et al., 2025,
@@ -26,6 +26,8 @@ use serde::{Deserialize, Serialize};
 pub struct Hira {
     /// Rank of the product.
     pub r: usize,
+    /// Read and written, without effect.
+    pub rank_pattern: ByModule<usize>,
     /// Dropout probability on the input, in training.
     pub hira_dropout: f64,
     /// Which modules.
@@ -37,6 +39,7 @@ impl Default for Hira {
     fn default() -> Self {
         Self {
             r: 8,
+            rank_pattern: ByModule::default(),
             hira_dropout: 0.0,
             targets: ModuleFields::default(),
         }
@@ -49,6 +52,7 @@ impl Method for Hira {
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
+        (self.rank_pattern.values()).try_for_each(|rank| ConfigError::size("rank_pattern", rank))?;
         ConfigError::probability("hira_dropout", self.hira_dropout)
     }
 
@@ -72,9 +76,9 @@ peft_modules!(Hira: "HIRA");
 /// The update of one layer.
 #[derive(Module, Debug)]
 pub(crate) struct HadamardOfWeight {
-    /// `[r, d_in]`.
+    /// `[self.r, d_in]`.
     pub(crate) a: Param<Tensor<2>>,
-    /// `[d_out, r]`.
+    /// `[d_out, self.r]`.
     pub(crate) b: Param<Tensor<2>>,
     /// Dropout probability on the input.
     pub(crate) dropout: f64,

@@ -2,11 +2,10 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    ModulePatterns, NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
-use adapters_methods::ModuleFields;
-use adapters_methods::{PeftModules, peft_modules};
+use adapters_methods::{ByModule, ModuleFields, PeftModules, peft_modules};
 use adapters_nn::draw;
 use adapters_nn::ops::project;
 use burn::module::{Module, Param};
@@ -21,6 +20,7 @@ use crate::kernel_product::{core_shape, kernel_factors, of_factors};
 /// |---|---|---|---|
 /// | `r` | 8 | width of both products | >= 1 |
 /// | `alpha` | 8 | numerator of the scale | finite |
+/// | `rank_pattern`, `alpha_pattern` | `{}` | rank and alpha by module path | as `r` and `alpha` |
 /// | `use_effective_conv2d` | false | whether kernels of convolutions are products of three factors | |
 /// | `rank_dropout` | 0 | not computed | 0 |
 /// | `module_dropout` | 0 | not computed | 0 |
@@ -34,6 +34,10 @@ pub struct Loha {
     pub r: usize,
     /// Numerator of the scale.
     pub alpha: f64,
+    /// Ranks by module path.
+    pub rank_pattern: ByModule<usize>,
+    /// Alphas by module path.
+    pub alpha_pattern: ByModule<f64>,
     /// Whether the update of a convolution whose kernel is larger than one sample is a product of three factors,
     /// `sum_ij a[i, out] t[i, j, kernel] b[j, in]`, in place of one of two.
     pub use_effective_conv2d: bool,
@@ -51,6 +55,8 @@ impl Default for Loha {
         Self {
             r: 8,
             alpha: 8.0,
+            rank_pattern: ByModule::default(),
+            alpha_pattern: ByModule::default(),
             use_effective_conv2d: false,
             rank_dropout: 0.0,
             module_dropout: 0.0,
@@ -66,6 +72,8 @@ impl Method for Loha {
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("r", self.r)?;
         ConfigError::finite("alpha", self.alpha)?;
+        (self.rank_pattern.values()).try_for_each(|rank| ConfigError::size("rank_pattern", rank))?;
+        (self.alpha_pattern.values()).try_for_each(|alpha| ConfigError::finite("alpha_pattern", alpha))?;
         ConfigError::unless(self.rank_dropout == 0.0, "rank_dropout", "0", self.rank_dropout)?;
         ConfigError::unless(self.module_dropout == 0.0, "module_dropout", "0", self.module_dropout)
     }
@@ -77,10 +85,12 @@ impl Method for Loha {
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let (d_in, d_out) = Self::linear_dims(site)?;
         let mut rng = build.rng(None, site.site);
+        let r = self.rank_pattern.at(&site.path)?.unwrap_or(self.r);
+        let alpha = self.alpha_pattern.at(&site.path)?.unwrap_or(self.alpha);
         let kernel = kernel_factors(site, self.use_effective_conv2d);
         let ([a, b], core) = match kernel {
-            Some([channels, samples]) => ([[self.r, d_out], [self.r, channels]], Some([self.r * self.r, samples])),
-            None => ([[d_out, self.r], [self.r, d_in]], None),
+            Some([channels, samples]) => ([[r, d_out], [r, channels]], Some([r * r, samples])),
+            None => ([[d_out, r], [r, d_in]], None),
         };
         let mut normal = |shape, std| Param::from_data(draw::normal(&mut rng, shape, std), build.device);
         Ok(SiteLayer::Linear(Erased::new(Hadamard {
@@ -91,8 +101,24 @@ impl Method for Loha {
             // Zero, so that a new adapter is the identity.
             w2_a: Param::from_data(draw::constant(a, 0.0), build.device),
             w2_b: normal(b, 1.0),
-            scale: self.alpha / self.r as f64,
+            scale: alpha / r as f64,
         })))
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            patterns: Some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+impl ModulePatterns for Loha {
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        self.rank_pattern
+            .patterns("rank_pattern")
+            .chain(self.alpha_pattern.patterns("alpha_pattern"))
+            .collect()
     }
 }
 

@@ -2,11 +2,10 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    ModulePatterns, NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
-use adapters_methods::ModuleFields;
-use adapters_methods::{PeftModules, peft_modules};
+use adapters_methods::{ByModule, ModuleFields, PeftModules, peft_modules};
 use adapters_nn::draw;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -20,6 +19,7 @@ use crate::kernel_product::{core_shape, kernel_factors, of_factors};
 /// |---|---|---|---|
 /// | `r` | 8 | rank of a factor that is a product | >= 1 |
 /// | `alpha` | 8 | numerator of the scale | finite |
+/// | `rank_pattern`, `alpha_pattern` | `{}` | rank and alpha by module path | as `r` and `alpha` |
 /// | `decompose_both` | false | whether the small factor may be a product too | |
 /// | `decompose_factor` | -1 | size of the small factor; near the square root if -1 | -1 or >= 1 |
 /// | `use_effective_conv2d` | false | whether kernels of convolutions are products of three factors | |
@@ -34,6 +34,10 @@ pub struct Lokr {
     pub r: usize,
     /// Numerator of the scale.
     pub alpha: f64,
+    /// Ranks by module path.
+    pub rank_pattern: ByModule<usize>,
+    /// Alphas by module path.
+    pub alpha_pattern: ByModule<f64>,
     /// Whether the small factor may be a product too.
     pub decompose_both: bool,
     /// Size of the small factor; near the square root if -1.
@@ -55,6 +59,8 @@ impl Default for Lokr {
         Self {
             r: 8,
             alpha: 8.0,
+            rank_pattern: ByModule::default(),
+            alpha_pattern: ByModule::default(),
             decompose_both: false,
             decompose_factor: -1,
             use_effective_conv2d: false,
@@ -73,6 +79,8 @@ impl Method for Lokr {
         let factor = self.decompose_factor;
         ConfigError::size("r", self.r)?;
         ConfigError::finite("alpha", self.alpha)?;
+        (self.rank_pattern.values()).try_for_each(|rank| ConfigError::size("rank_pattern", rank))?;
+        (self.alpha_pattern.values()).try_for_each(|alpha| ConfigError::finite("alpha_pattern", alpha))?;
         ConfigError::unless(
             factor == -1 || factor > 0,
             "decompose_factor",
@@ -93,16 +101,15 @@ impl Method for Lokr {
         let channels = site.kernel.first().copied().unwrap_or(d_in);
         let (in_small, in_large) = factorisation(channels, self.decompose_factor);
         let (out_small, out_large) = factorisation(d_out, self.decompose_factor);
-        let product_small = self.decompose_both && 2 * self.r < out_small.max(in_small);
-        let product_large = 2 * self.r < out_large.max(in_large);
+        let r = self.rank_pattern.at(&site.path)?.unwrap_or(self.r);
+        let alpha = self.alpha_pattern.at(&site.path)?.unwrap_or(self.alpha);
+        let product_small = self.decompose_both && 2 * r < out_small.max(in_small);
+        let product_large = 2 * r < out_large.max(in_large);
         let kernel = kernel_factors(site, self.use_effective_conv2d && product_large);
         let in_flat = in_large * (d_in / channels);
         let ([large_a, large_b], core) = match kernel {
-            Some([_, samples]) => (
-                [[self.r, out_large], [self.r, in_large]],
-                Some([self.r * self.r, samples]),
-            ),
-            None => ([[out_large, self.r], [self.r, in_flat]], None),
+            Some([_, samples]) => ([[r, out_large], [r, in_large]], Some([r * r, samples])),
+            None => ([[out_large, r], [r, in_flat]], None),
         };
         let mut rng = build.rng(None, site.site);
         // Kaiming uniform with a = sqrt(5).
@@ -110,14 +117,30 @@ impl Method for Lokr {
         let zeros = |shape: [usize; 2]| Param::from_data(draw::constant(shape, 0.0), build.device);
         Ok(SiteLayer::Linear(Erased::new(Kronecker {
             w1: (!product_small).then(|| zeros([out_small, in_small])),
-            w1_a: product_small.then(|| zeros([out_small, self.r])),
-            w1_b: product_small.then(|| drawn([self.r, in_small])),
+            w1_a: product_small.then(|| zeros([out_small, r])),
+            w1_b: product_small.then(|| drawn([r, in_small])),
             w2: (!product_large).then(|| drawn([out_large, in_flat])),
             t2: core.map(&mut drawn),
             w2_a: product_large.then(|| drawn(large_a)),
             w2_b: product_large.then(|| drawn(large_b)),
-            scale: self.alpha / self.r as f64,
+            scale: alpha / r as f64,
         })))
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            patterns: Some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+impl ModulePatterns for Lokr {
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        self.rank_pattern
+            .patterns("rank_pattern")
+            .chain(self.alpha_pattern.patterns("alpha_pattern"))
+            .collect()
     }
 }
 

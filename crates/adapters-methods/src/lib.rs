@@ -4,6 +4,7 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
 
+mod by_module;
 #[doc(hidden)]
 pub mod copies;
 mod module_fields;
@@ -15,6 +16,7 @@ mod union;
 #[doc(hidden)]
 pub use adapters_core as core;
 
+pub use by_module::ByModule;
 pub use module_fields::ModuleFields;
 pub use peft_modules::PeftModules;
 pub use registry::{MethodEntry, Registry};

@@ -448,7 +448,6 @@ mod tests {
             fs::write(dir.path().join(FILE), source).unwrap();
             let refused = ChatTemplate::load(dir.path()).unwrap().render(&chat(), true);
             let error = refused.unwrap_err().to_string();
-            println!("{error}");
             for part in names.iter().chain(&["chat_template.jinja:3"]) {
                 assert!(error.contains(part), "{source}: {error}");
             }

@@ -2,11 +2,10 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    ModulePatterns, NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
-use adapters_methods::ModuleFields;
-use adapters_methods::{PeftModules, peft_modules};
+use adapters_methods::{ByModule, ModuleFields, PeftModules, peft_modules};
 use adapters_nn::draw;
 use adapters_nn::ops::project;
 use burn::module::{Module, Param};
@@ -19,6 +18,7 @@ use serde_json::Value;
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
 /// | `block_size` | 256 | size of the blocks; divides the features of every layer | >= 1 |
+/// | `block_size_pattern` | `{}` | sizes by module path | as `block_size` |
 /// | `init_weights` | `xavier_uniform` | initial kernels | true (zero), `gaussian`, `kaiming_uniform`, `xavier_uniform` |
 ///
 /// Paper: *Parameter-Efficient Fine-Tuning via Circular Convolution*, Chen et al., 2024,
@@ -28,6 +28,8 @@ use serde_json::Value;
 pub struct C3a {
     /// Size of the blocks.
     pub block_size: usize,
+    /// Sizes by module path.
+    pub block_size_pattern: ByModule<usize>,
     /// Initial kernels.
     pub init_weights: Value,
     /// Which modules.
@@ -39,6 +41,7 @@ impl Default for C3a {
     fn default() -> Self {
         Self {
             block_size: 256,
+            block_size_pattern: ByModule::default(),
             init_weights: "xavier_uniform".into(),
             targets: ModuleFields::default(),
         }
@@ -51,6 +54,7 @@ impl Method for C3a {
 
     fn check(&self) -> Result<(), ConfigError> {
         ConfigError::size("block_size", self.block_size)?;
+        (self.block_size_pattern.values()).try_for_each(|size| ConfigError::size("block_size_pattern", size))?;
         let known = match &self.init_weights {
             Value::Bool(_) => true,
             Value::String(name) => ["gaussian", "kaiming_uniform", "xavier_uniform"].contains(&name.as_str()),
@@ -70,7 +74,7 @@ impl Method for C3a {
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let (d_in, d_out) = Self::linear_dims(site)?;
-        let b = self.block_size;
+        let b = self.block_size_pattern.at(&site.path)?.unwrap_or(self.block_size);
         if !d_in.is_multiple_of(b) || !d_out.is_multiple_of(b) {
             return Err(Self::refuse(
                 site,
@@ -91,6 +95,19 @@ impl Method for C3a {
             kernels: Param::from_data(kernels, build.device),
             indices: Tensor::from_data(indices, build.device),
         })))
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            patterns: Some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+impl ModulePatterns for C3a {
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        self.block_size_pattern.patterns("block_size_pattern").collect()
     }
 }
 

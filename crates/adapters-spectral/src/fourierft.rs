@@ -2,11 +2,10 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    ModulePatterns, NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
-use adapters_methods::ModuleFields;
-use adapters_methods::{PeftModules, peft_modules};
+use adapters_methods::{ByModule, ModuleFields, PeftModules, peft_modules};
 use adapters_nn::ops::project;
 use adapters_nn::{TorchRng, draw};
 use burn::module::{Module, Param};
@@ -18,6 +17,7 @@ use serde::{Deserialize, Serialize};
 /// | Name | Default | Purpose | Range |
 /// |---|---|---|---|
 /// | `n_frequency` | 1000 | learned coefficients a layer | >= 1, at most `d_in d_out` |
+/// | `n_frequency_pattern` | `{}` | how many by module path | as `n_frequency` |
 /// | `scaling` | 150 | factor of the update | finite |
 /// | `random_loc_seed` | 777 | seed of the indices, in PyTorch's generator | 0 .. 2^32 |
 /// | `init_weights` | false | zero coefficients; normal ones without it | |
@@ -29,6 +29,8 @@ use serde::{Deserialize, Serialize};
 pub struct Fourierft {
     /// Learned coefficients a layer.
     pub n_frequency: usize,
+    /// How many by module path.
+    pub n_frequency_pattern: ByModule<usize>,
     /// Factor of the update.
     pub scaling: f64,
     /// Seed of the indices.
@@ -44,6 +46,7 @@ impl Default for Fourierft {
     fn default() -> Self {
         Self {
             n_frequency: 1000,
+            n_frequency_pattern: ByModule::default(),
             scaling: 150.0,
             random_loc_seed: 777,
             init_weights: false,
@@ -59,6 +62,9 @@ impl Method for Fourierft {
     fn check(&self) -> Result<(), ConfigError> {
         let seed = self.random_loc_seed;
         ConfigError::unless(self.n_frequency > 0, "n_frequency", "at least 1", self.n_frequency)?;
+        let mut frequencies = self.n_frequency_pattern.values();
+        let fits = frequencies.all(|n| n > 0);
+        ConfigError::unless(fits, "n_frequency_pattern", "numbers of at least 1", 0)?;
         ConfigError::finite("scaling", self.scaling)?;
         ConfigError::unless(u32::try_from(seed).is_ok(), "random_loc_seed", "below 2^32", seed)
     }
@@ -69,21 +75,22 @@ impl Method for Fourierft {
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
         let (d_in, d_out) = Self::linear_dims(site)?;
-        if self.n_frequency > d_in * d_out {
+        let n = self.n_frequency_pattern.at(&site.path)?.unwrap_or(self.n_frequency);
+        if n > d_in * d_out {
             let most = d_in * d_out;
             return Err(Self::refuse(
                 site,
-                format!("n_frequency is {}, and it has {most} elements", self.n_frequency),
+                format!("n_frequency is {n}, and it has {most} elements"),
             ));
         }
-        Self::check_elements(site, "n_frequency", [2 * self.n_frequency, d_in.max(d_out)])?;
+        Self::check_elements(site, "n_frequency", [2 * n, d_in.max(d_out)])?;
         let spectrum = match self.init_weights {
-            true => draw::constant([self.n_frequency], 0.0),
-            false => draw::normal(&mut build.rng(None, site.site), [self.n_frequency], 1.0),
+            true => draw::constant([n], 0.0),
+            false => draw::normal(&mut build.rng(None, site.site), [n], 1.0),
         };
         let seed = u32::try_from(self.random_loc_seed).unwrap_or_default();
         let indices: Vec<(usize, usize)> = TorchRng::new(seed)
-            .permutation(d_in * d_out, self.n_frequency)
+            .permutation(d_in * d_out, n)
             .into_iter()
             .map(|index| (index / d_in, index % d_in))
             .collect();
@@ -95,6 +102,19 @@ impl Method for Fourierft {
             in_waves: waves(d_in, &cols, true, build.device),
             scale: self.scaling / (d_in * d_out) as f64,
         })))
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        Capabilities {
+            patterns: Some(self),
+            ..Capabilities::default()
+        }
+    }
+}
+
+impl ModulePatterns for Fourierft {
+    fn patterns(&self) -> Vec<(&'static str, &str)> {
+        self.n_frequency_pattern.patterns("n_frequency_pattern").collect()
     }
 }
 

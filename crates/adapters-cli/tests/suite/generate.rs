@@ -383,7 +383,7 @@ fn adapters_keep_tokens_that_their_base_lacks() {
     recipe("[adapter]\nfuse = [\"copies\", \"tokens\"]\n");
     fails(
         &["train", "recipe.toml", "--out", "runs/fused"],
-        "`adapter.fuse` is copies over 23 tokens, expected an adapter over the tokens of the base, as the adapters of a composition have \
+        "copies over 23 tokens, expected an adapter over the tokens of the base, as the adapters of a composition have \
          one table of tokens: with `adapters merge` write a base with the other tokens, and train all of its adapters on it",
     );
 }

@@ -72,8 +72,8 @@ pub struct ModuleTarget {
     pub exclude: Option<ModulePattern>,
     /// Only these layers.
     pub layers: Option<Vec<usize>>,
-    /// The components of a path before the number that `layers` counts, such as `layers` or `blocks`; the layer of the site
-    /// without one.
+    /// The components of a path before the number that `layers` counts, such as `layers` or `blocks`; without one it is the first
+    /// number of the path, so that the layers of a decoder behind an encoder count from zero again.
     pub layers_pattern: Option<ModuleNames>,
 }
 
@@ -297,7 +297,10 @@ impl ModuleTarget {
     pub(super) fn layer(&self, info: &SiteInfo) -> Option<usize> {
         match &self.layers_pattern {
             Some(names) => names.index(&info.path),
-            None => info.site.layer,
+            None => {
+                let mut parts = info.path.split('.');
+                parts.find_map(|part| part.parse().ok()).or(info.site.layer)
+            }
         }
     }
 

@@ -141,8 +141,8 @@ mod tests {
         let german = load(many.clone(), Some("de"), false).unwrap();
         assert_eq!(german.tokens, [50258, 50261, 50359, 50363]);
         assert_eq!(
-            (german.suppressed, german.suppressed_first),
-            (vec![1, 2], vec![220, 50257])
+            (german.suppressed.as_slice(), german.suppressed_first.as_slice()),
+            (&[1, 2][..], &[220, 50257][..])
         );
         assert_eq!(
             load(many.clone(), Some("de"), true).unwrap().tokens,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use adapters::METHODS;
 use adapters::core::StoredConfig;
 use adapters::models::Pretrained;
-use adapters::{Format, Host};
+use adapters::{AdapterSet, Format, Host, method};
 use burn::tensor::Device;
 use serde_json::Value;
 
@@ -85,4 +85,28 @@ fn a_type_of_a_file_that_is_misspelled_is_told_the_right_one() {
             None => assert!(!error.contains("did you mean"), "{error}"),
         }
     }
+}
+
+/// As in peft: the first number of the path, which the layers of a decoder begin at zero again.
+#[test]
+fn layers_of_a_decoder_behind_an_encoder_are_counted_from_zero() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/bart/base");
+    let model = Pretrained::open(folder).unwrap().model(&Device::flex()).unwrap();
+    let mut set = AdapterSet::new();
+    let lora = method("lora[r=2,target_modules=[q_proj],layers=[1]]").unwrap();
+    set.attach("a", lora, &model, 1, &Device::flex()).unwrap();
+    let paths: Vec<&str> = set
+        .attached("a")
+        .unwrap()
+        .layers()
+        .map(|layer| layer.info.path.as_str())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "encoder.layers.1.self_attn.q_proj",
+            "decoder.layers.1.self_attn.q_proj",
+            "decoder.layers.1.encoder_attn.q_proj"
+        ]
+    );
 }
