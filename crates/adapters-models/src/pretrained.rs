@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 use crate::architecture::{Architecture, Architectures};
 #[cfg(feature = "tokenizers")]
 use crate::chat::ChatTemplate;
-use crate::checkpoint_folder::{CheckpointFolder, VOCABULARY};
+use crate::checkpoint_folder::CheckpointFolder;
+#[cfg(feature = "tokenizers")]
+use crate::checkpoint_folder::VOCABULARY;
 use crate::config_check::ConfigCheck;
 use crate::error::ModelError;
 use crate::kind::ModelKind;
@@ -366,6 +368,7 @@ impl Pretrained {
     }
 
     /// The number of tokens, where the configuration says it: that of the decoder, if a part of the model is one.
+    #[cfg(feature = "tokenizers")]
     pub(crate) fn vocabulary_size(&self) -> Option<u64> {
         let config = self.folder.config();
         let parts = ["decoder", "text_config"].map(|part| config.get(part).and_then(Value::as_object));

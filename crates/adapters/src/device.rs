@@ -96,6 +96,20 @@ fn backends() -> Vec<Backend> {
 
 impl Backend {
     /// Its devices on this machine, by number.
+    #[cfg_attr(
+        not(any(
+            feature = "cpu",
+            feature = "cuda",
+            feature = "flex",
+            feature = "metal",
+            feature = "ndarray",
+            feature = "rocm",
+            feature = "vulkan",
+            feature = "webgpu",
+            feature = "wgpu-unfused"
+        )),
+        allow(unreachable_code, reason = "without a backend there is no `DeviceType`")
+    )]
     fn devices(&self) -> Vec<Device> {
         Device::enumerate(self.kind.clone()).into_vec()
     }
