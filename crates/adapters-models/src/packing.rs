@@ -56,6 +56,11 @@ pub(crate) fn bidirectional_bias(
     let keys = past + seq;
     let reach = window.map_or(keys, |window| window.saturating_sub(1));
     let bias = ops::window_bias(keys, reach, padding, device).slice_dim(2, past..keys);
+    within_texts(bias, packing)
+}
+
+/// The same bias, with which the texts of a packed row do not see each other.
+fn within_texts(bias: Tensor<4>, packing: Option<&Packing>) -> Tensor<4> {
     match packing {
         Some(packing) => ops::packed_bias(bias, &packing.texts),
         None => bias,
@@ -71,8 +76,5 @@ pub(crate) fn causal_bias(
     device: &Device,
 ) -> Tensor<4> {
     let bias = ops::causal_bias(seq, past, window, padding, device);
-    match packing {
-        Some(packing) => ops::packed_bias(bias, &packing.texts),
-        None => bias,
-    }
+    within_texts(bias, packing)
 }

@@ -92,7 +92,7 @@ impl TokenRules {
         if let Some(first) = self.forced_first.filter(|_| text.len() == 1) {
             only(scores, &[first]);
         }
-        if !self.forced_last.is_empty() && text.len() + 1 == begun + most {
+        if !self.forced_last.is_empty() && text.len() + 1 - begun == most {
             only(scores, &self.forced_last);
         }
         // What follows a forced first token is what a text begins with.
