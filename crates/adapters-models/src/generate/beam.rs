@@ -73,7 +73,7 @@ impl Beams {
                 order: &order,
             })?;
             let [_, _, vocab] = scores.dims();
-            let scores: Vec<f32> = scores.into_data().iter().collect();
+            let scores: Vec<f64> = scores.into_data().iter().collect();
             scores.chunks(vocab).try_for_each(check_scores)?;
             order.clear();
             for (text, (search, scores)) in searches.iter_mut().zip(scores.chunks(self.count * vocab)).enumerate() {
@@ -137,11 +137,11 @@ impl Search {
         beams: Beams,
         generation: &Generation,
         length: usize,
-        scores: impl Iterator<Item = &'s [f32]>,
+        scores: impl Iterator<Item = &'s [f64]>,
     ) -> Result<Vec<usize>, ModelError> {
         let mut candidates = Vec::new();
         for (parent, (beam, scores)) in self.running.iter().zip(scores).enumerate() {
-            let mut scores = log_softmax(scores.iter().copied().map(f64::from));
+            let mut scores = log_softmax(scores.iter().copied());
             generation.follow_rules(&mut scores, &beam.tokens, self.start)?;
             if generation.rules.renormalize {
                 scores = log_softmax(scores.into_iter());

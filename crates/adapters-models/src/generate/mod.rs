@@ -299,17 +299,16 @@ impl Generation {
                 order: &[],
             })?;
             let [_, _, vocab] = scores.dims();
-            let scores: Vec<f32> = scores.into_data().iter().collect();
-            for (index, scores) in scores.chunks(vocab).enumerate() {
+            let mut scores: Vec<f64> = scores.into_data().iter().collect();
+            for (index, scores) in scores.chunks_mut(vocab).enumerate() {
                 if ended[index] {
                     // Rows stay equally long; what follows the end goes nowhere.
                     rows[index].push(pad_id as u32);
                     continue;
                 }
                 check_scores(scores)?;
-                let mut scores: Vec<f64> = scores.iter().copied().map(f64::from).collect();
-                self.follow_rules(&mut scores, &rows[index], lengths[index])?;
-                let token = samplers[index].next(&scores);
+                self.follow_rules(scores, &rows[index], lengths[index])?;
+                let token = samplers[index].next(scores);
                 ended[index] = self.stop.contains(&token);
                 rows[index].push(token);
                 if !ended[index] {
@@ -404,9 +403,9 @@ impl Generation {
 }
 
 /// Refuses the scores of a token that choose none: one is no number, or none is finite.
-fn check_scores(scores: &[f32]) -> Result<(), ModelError> {
+fn check_scores(scores: &[f64]) -> Result<(), ModelError> {
     let expected = "finite numbers: weights of the model or its adapter are beyond the range of its precision";
-    let wrong = scores.iter().find(|score| score.is_nan() || **score == f32::INFINITY);
+    let wrong = scores.iter().find(|score| score.is_nan() || **score == f64::INFINITY);
     let wrong = wrong.or(scores
         .first()
         .filter(|_| scores.iter().all(|score| score.is_infinite())));

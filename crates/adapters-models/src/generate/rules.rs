@@ -64,18 +64,13 @@ impl TokenRules {
             most,
             stop,
         } = growing;
-        let mut exclude = |id: u32| {
-            if let Some(score) = scores.get_mut(id as usize) {
-                *score = f64::NEG_INFINITY;
-            }
-        };
         if let Some(before) = self.no_repeat_ngram.checked_sub(1)
             && let Some(start) = text.len().checked_sub(before)
         {
             let last = &text[start..];
             let seen = text.windows(self.no_repeat_ngram);
             seen.filter(|ngram| ngram.starts_with(last))
-                .for_each(|ngram| exclude(ngram[before]));
+                .for_each(|ngram| exclude(scores, ngram[before]));
         }
         for word in &self.bad_words {
             if let Some((last, before)) = word.split_last()
@@ -83,11 +78,11 @@ impl TokenRules {
                 && word.len() <= text.len().max(1)
                 && text.ends_with(before)
             {
-                exclude(*last);
+                exclude(scores, *last);
             }
         }
         if text.len() < self.min_length || text.len() - begun < self.min_new_tokens {
-            stop.iter().copied().for_each(&mut exclude);
+            stop.iter().for_each(|id| exclude(scores, *id));
         }
         if let Some(first) = self.forced_first.filter(|_| text.len() == 1) {
             only(scores, &[first]);
@@ -99,10 +94,15 @@ impl TokenRules {
         let first = begun + usize::from(begun == 1 && self.forced_first.is_some());
         let at_first = (text.len() == first).then_some(&self.suppressed_first);
         for id in self.suppressed.iter().chain(at_first.into_iter().flatten()) {
-            if let Some(score) = scores.get_mut(*id as usize) {
-                *score = f64::NEG_INFINITY;
-            }
+            exclude(scores, *id);
         }
+    }
+}
+
+/// Excludes a token.
+fn exclude(scores: &mut [f64], id: u32) {
+    if let Some(score) = scores.get_mut(id as usize) {
+        *score = f64::NEG_INFINITY;
     }
 }
 

@@ -121,8 +121,13 @@ fn first_highest(scores: &[f64]) -> u32 {
 /// The tokens that may be drawn with their chances, most likely first. Of equal ones the first comes first.
 fn chances(scores: &[f64], temperature: f64, top_k: Option<usize>, top_p: Option<f64>) -> Vec<(u32, f64)> {
     let mut ranked: Vec<(u32, f64)> = (0u32..).zip(scores.iter().map(|score| score / temperature)).collect();
-    ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-    ranked.truncate(top_k.unwrap_or(usize::MAX));
+    let by_rank = |(token, a): &(u32, f64), (other, b): &(u32, f64)| b.total_cmp(a).then(token.cmp(other));
+    if let Some(k) = top_k.filter(|k| *k < ranked.len()) {
+        // Only these are put in order.
+        ranked.select_nth_unstable_by(k, by_rank);
+        ranked.truncate(k);
+    }
+    ranked.sort_unstable_by(by_rank);
     let highest = ranked.first().map_or(0.0, |(_, score)| *score);
     for (_, score) in &mut ranked {
         *score = (*score - highest).exp();
