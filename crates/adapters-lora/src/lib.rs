@@ -54,6 +54,7 @@ mod start;
 mod target;
 mod tinylora;
 mod unilora;
+mod update_dropout;
 mod vblora;
 mod velora;
 mod vera;

@@ -13,6 +13,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel_product::{core_shape, kernel_factors, of_factors};
+use crate::update_dropout::UpdateDropout;
 
 /// `W + (alpha / r) (B1 A1) o (B2 A2)`, `o` the elementwise product.
 ///
@@ -22,8 +23,8 @@ use crate::kernel_product::{core_shape, kernel_factors, of_factors};
 /// | `alpha` | 8 | numerator of the scale | finite |
 /// | `rank_pattern`, `alpha_pattern` | `{}` | rank and alpha by module path | as `r` and `alpha` |
 /// | `use_effective_conv2d` | false | whether kernels of convolutions are products of three factors | |
-/// | `rank_dropout` | 0 | not computed | 0 |
-/// | `module_dropout` | 0 | not computed | 0 |
+/// | `rank_dropout` | 0 | dropout of output features of the update, in training; the others are divided by their share | `0 <= p < 1` |
+/// | `module_dropout` | 0 | dropout of the update as a whole, in training | `0 <= p < 1` |
 ///
 /// Paper: *FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated Learning*, Hyeon-Woo et al., 2021,
 /// <https://arxiv.org/abs/2108.06098>.
@@ -41,9 +42,9 @@ pub struct Loha {
     /// Whether the update of a convolution whose kernel is larger than one sample is a product of three factors,
     /// `sum_ij a[i, out] t[i, j, kernel] b[j, in]`, in place of one of two.
     pub use_effective_conv2d: bool,
-    /// Only 0 is computed.
+    /// Dropout of output features of the update, in training.
     pub rank_dropout: f64,
-    /// Only 0 is computed.
+    /// Dropout of the update as a whole, in training.
     pub module_dropout: f64,
     /// Which modules.
     #[serde(flatten)]
@@ -74,8 +75,7 @@ impl Method for Loha {
         ConfigError::finite("alpha", self.alpha)?;
         (self.rank_pattern.values()).try_for_each(|rank| ConfigError::size("rank_pattern", rank))?;
         (self.alpha_pattern.values()).try_for_each(|alpha| ConfigError::finite("alpha_pattern", alpha))?;
-        ConfigError::unless(self.rank_dropout == 0.0, "rank_dropout", "0", self.rank_dropout)?;
-        ConfigError::unless(self.module_dropout == 0.0, "module_dropout", "0", self.module_dropout)
+        self.dropout().check()
     }
 
     fn target(&self) -> Target {
@@ -102,6 +102,7 @@ impl Method for Loha {
             w2_a: Param::from_data(draw::constant(a, 0.0), build.device),
             w2_b: normal(b, 1.0),
             scale: alpha / r as f64,
+            dropout: self.dropout(),
         })))
     }
 
@@ -109,6 +110,16 @@ impl Method for Loha {
         Capabilities {
             patterns: Some(self),
             ..Capabilities::default()
+        }
+    }
+}
+
+impl Loha {
+    fn dropout(&self) -> UpdateDropout {
+        UpdateDropout {
+            rank: self.rank_dropout,
+            rescales: true,
+            module: self.module_dropout,
         }
     }
 }
@@ -148,6 +159,8 @@ pub(crate) struct Hadamard {
     pub(crate) w2_b: Param<Tensor<2>>,
     /// `alpha / r`.
     pub(crate) scale: f64,
+    #[module(skip)]
+    pub(crate) dropout: UpdateDropout,
 }
 
 impl Hadamard {
@@ -160,8 +173,8 @@ impl Hadamard {
 }
 
 impl SiteAdapter<LinearState> for Hadamard {
-    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
-        state.plus(|x| project(x, self.delta()))
+    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+        state.plus(|x| self.dropout.forward(project(x, self.delta()), call))
     }
 
     fn effect(&self) -> Effect {

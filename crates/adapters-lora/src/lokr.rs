@@ -12,6 +12,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel_product::{core_shape, kernel_factors, of_factors};
+use crate::update_dropout::UpdateDropout;
 
 /// `W + (alpha / r) kron(W1, W2)`, where a large factor is itself a product of rank `r`.
 ///
@@ -23,7 +24,9 @@ use crate::kernel_product::{core_shape, kernel_factors, of_factors};
 /// | `decompose_both` | false | whether the small factor may be a product too | |
 /// | `decompose_factor` | -1 | size of the small factor; near the square root if -1 | -1 or >= 1 |
 /// | `use_effective_conv2d` | false | whether kernels of convolutions are products of three factors | |
-/// | `rank_dropout`, `module_dropout` | 0 | not computed | 0 |
+/// | `rank_dropout` | 0 | dropout of output features of the update, in training | `0 <= p < 1` |
+/// | `rank_dropout_scale` | false | whether the other features are divided by their share | |
+/// | `module_dropout` | 0 | dropout of the update as a whole, in training | `0 <= p < 1` |
 ///
 /// Source: *Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation*, Yeh et al., 2023,
 /// <https://arxiv.org/abs/2309.14859>.
@@ -45,9 +48,11 @@ pub struct Lokr {
     /// Whether the large factor of a convolution is a product of three factors, `sum_ij a[i, out] t[i, j, kernel] b[j, in]`,
     /// in place of one of two.
     pub use_effective_conv2d: bool,
-    /// Only 0 is computed.
+    /// Dropout of output features of the update, in training.
     pub rank_dropout: f64,
-    /// Only 0 is computed.
+    /// Whether the features that are left are divided by their share.
+    pub rank_dropout_scale: bool,
+    /// Dropout of the update as a whole, in training.
     pub module_dropout: f64,
     /// Which modules.
     #[serde(flatten)]
@@ -65,6 +70,7 @@ impl Default for Lokr {
             decompose_factor: -1,
             use_effective_conv2d: false,
             rank_dropout: 0.0,
+            rank_dropout_scale: false,
             module_dropout: 0.0,
             targets: ModuleFields::default(),
         }
@@ -87,8 +93,7 @@ impl Method for Lokr {
             "-1 or at least 1",
             factor,
         )?;
-        ConfigError::unless(self.rank_dropout == 0.0, "rank_dropout", "0", self.rank_dropout)?;
-        ConfigError::unless(self.module_dropout == 0.0, "module_dropout", "0", self.module_dropout)
+        self.dropout().check()
     }
 
     fn target(&self) -> Target {
@@ -124,6 +129,7 @@ impl Method for Lokr {
             w2_a: product_large.then(|| drawn(large_a)),
             w2_b: product_large.then(|| drawn(large_b)),
             scale: alpha / r as f64,
+            dropout: self.dropout(),
         })))
     }
 
@@ -131,6 +137,16 @@ impl Method for Lokr {
         Capabilities {
             patterns: Some(self),
             ..Capabilities::default()
+        }
+    }
+}
+
+impl Lokr {
+    fn dropout(&self) -> UpdateDropout {
+        UpdateDropout {
+            rank: self.rank_dropout,
+            rescales: self.rank_dropout_scale,
+            module: self.module_dropout,
         }
     }
 }
@@ -194,6 +210,8 @@ pub(crate) struct Kronecker {
     pub(crate) w2_b: Option<Param<Tensor<2>>>,
     /// `alpha / r`.
     pub(crate) scale: f64,
+    #[module(skip)]
+    pub(crate) dropout: UpdateDropout,
 }
 
 /// A factor: itself, or the product of its parts.
@@ -234,8 +252,8 @@ impl Kronecker {
 }
 
 impl SiteAdapter<LinearState> for Kronecker {
-    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
-        state.plus(|x| self.project(x))
+    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
+        state.plus(|x| self.dropout.forward(self.project(x), call))
     }
 
     fn effect(&self) -> Effect {

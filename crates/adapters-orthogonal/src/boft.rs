@@ -12,7 +12,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::rotation::{cayley, rotate};
+use crate::rotation::{cayley, rotate, with_identities};
 
 /// `y = s o (W (x R)) + b`, `R` a block-diagonal rotation and `s` a learned scale of each output.
 ///
@@ -21,7 +21,7 @@ use crate::rotation::{cayley, rotate};
 /// | `boft_block_size` | 4 | size of the blocks; 0 where the number is set | divides `d_in` |
 /// | `boft_block_num` | 0 | number of blocks; 0 where the size is set | divides `d_in` |
 /// | `boft_n_butterfly_factor` | 1 | factors of the butterfly; one is computed | >= 1 |
-/// | `boft_dropout` | 0 | not computed | 0 |
+/// | `boft_dropout` | 0 | blocks that do not rotate, in training | `0 <= p < 1` |
 ///
 /// Peft computes one factor, whatever `boft_n_butterfly_factor` says, unless its CUDA extension could be compiled. So does
 /// this; a file with several factors has tensors of another shape and is refused.
@@ -37,7 +37,7 @@ pub struct Boft {
     pub boft_block_num: usize,
     /// Factors of the butterfly; one is computed.
     pub boft_n_butterfly_factor: usize,
-    /// Only 0 is computed.
+    /// Probability that a block does not rotate, in training.
     pub boft_dropout: f64,
     /// Which modules.
     #[serde(flatten)]
@@ -71,7 +71,7 @@ impl Method for Boft {
         )?;
         let factor = self.boft_n_butterfly_factor;
         ConfigError::unless(factor > 0, "boft_n_butterfly_factor", "at least 1", factor)?;
-        ConfigError::unless(self.boft_dropout == 0.0, "boft_dropout", "0", self.boft_dropout)
+        ConfigError::probability("boft_dropout", self.boft_dropout)
     }
 
     fn target(&self) -> Target {
@@ -91,6 +91,7 @@ impl Method for Boft {
         Ok(SiteLayer::Linear(Erased::new(ScaledRotation {
             blocks: Param::from_data(draw::constant([1, d_in / size, size, size], 0.0), build.device),
             scale: Param::from_data(draw::constant([d_out, 1], 1.0), build.device),
+            dropout: self.boft_dropout,
         })))
     }
 }
@@ -104,6 +105,8 @@ pub(crate) struct ScaledRotation {
     pub(crate) blocks: Param<Tensor<4>>,
     /// `[d_out, 1]`.
     pub(crate) scale: Param<Tensor<2>>,
+    /// Probability that a block does not rotate, in training.
+    pub(crate) dropout: f64,
 }
 
 impl ScaledRotation {
@@ -123,10 +126,10 @@ impl ScaledRotation {
 
 impl SiteAdapter<LinearState> for ScaledRotation {
     /// Rotates the input and scales the frozen layer, so that what other adapters add stays as it is.
-    fn apply(&self, mut state: LinearState, _call: &Call<'_>) -> LinearState {
+    fn apply(&self, mut state: LinearState, call: &Call<'_>) -> LinearState {
         let scaled = float_weight(&state.layer) * self.factor().unsqueeze();
         state.layer.weight = Param::initialized(ParamId::new(), scaled);
-        state.input = rotate(state.input, self.rotations());
+        state.input = rotate(state.input, with_identities(self.rotations(), self.dropout, call));
         state
     }
 

@@ -13,7 +13,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::rotation::{cayley, check_terms, rotate, skew, skew_indices};
+use crate::rotation::{cayley, check_terms, rotate, skew, skew_indices, with_identities};
 
 /// `y = W (x R) + b`, `R` a block-diagonal rotation, each block the Cayley transform of a learned skew-symmetric matrix.
 ///
@@ -24,7 +24,7 @@ use crate::rotation::{cayley, check_terms, rotate, skew, skew_indices};
 /// | `block_share` | false | one block for all | |
 /// | `use_cayley_neumann` | true | a truncated series in place of the inverse | |
 /// | `num_cayley_neumann_terms` | 5 | its terms | 1 to 1000 |
-/// | `module_dropout` | 0 | not computed | 0 |
+/// | `module_dropout` | 0 | blocks that do not rotate, in training | `0 <= p < 1` |
 /// | `coft` | false | keeps each `S` within a ball around zero | |
 /// | `eps` | 6e-5 | radius of the ball, over the root of the number of blocks, with `coft` | > 0 |
 ///
@@ -46,7 +46,7 @@ pub struct Oft {
     pub use_cayley_neumann: bool,
     /// Its terms.
     pub num_cayley_neumann_terms: usize,
-    /// Only 0 is computed.
+    /// Probability that a block does not rotate, in training.
     pub module_dropout: f64,
     /// Keeps each skew-symmetric matrix within a ball around zero.
     pub coft: bool,
@@ -83,7 +83,7 @@ impl Method for Oft {
         ConfigError::unless(one, "r, oft_block_size", "one of them 0 and the other not", found)?;
         let terms = self.num_cayley_neumann_terms;
         check_terms(terms)?;
-        ConfigError::unless(self.module_dropout == 0.0, "module_dropout", "0", self.module_dropout)?;
+        ConfigError::probability("module_dropout", self.module_dropout)?;
         ConfigError::unless(
             self.eps > 0.0 && self.eps.is_finite(),
             "eps",
@@ -116,6 +116,7 @@ impl Method for Oft {
                 false => 0,
             },
             radius: self.coft.then(|| radius(self.eps, blocks)),
+            dropout: self.module_dropout,
         })))
     }
 
@@ -201,6 +202,8 @@ pub(crate) struct Rotation {
     pub(crate) terms: usize,
     /// Largest norm of a matrix.
     pub(crate) radius: Option<f64>,
+    /// Probability that a block does not rotate, in training.
+    pub(crate) dropout: f64,
 }
 
 impl Rotation {
@@ -249,9 +252,9 @@ fn neumann(s: Tensor<3>, terms: usize) -> Tensor<3> {
 }
 
 impl SiteAdapter<LinearState> for Rotation {
-    fn apply(&self, state: LinearState, _call: &Call<'_>) -> LinearState {
+    fn apply(&self, state: LinearState, call: &Call<'_>) -> LinearState {
         LinearState {
-            input: rotate(state.input, self.blocks()),
+            input: rotate(state.input, with_identities(self.blocks(), self.dropout, call)),
             ..state
         }
     }

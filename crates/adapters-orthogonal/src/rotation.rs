@@ -1,6 +1,6 @@
 //! Small rotations of the last axis, block by block, for the methods made of them.
 
-use adapters_core::ConfigError;
+use adapters_core::{Call, ConfigError};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// Steps of Newton's iteration: twelve double the digits from nothing to all of `f32`, the others serve matrices whose
@@ -60,6 +60,18 @@ pub(crate) fn cayley(skew: Tensor<3>) -> Tensor<3> {
     let [_, b, _] = skew.dims();
     let eye = Tensor::<2>::eye(b, &skew.device()).unsqueeze();
     (eye.clone() - skew.clone()).matmul(inverse(eye + skew))
+}
+
+/// The blocks, `[blocks, b, b]`, each of which is the identity with probability `prob`, in training. A single block stays.
+pub(crate) fn with_identities(blocks: Tensor<3>, prob: f64, call: &Call<'_>) -> Tensor<3> {
+    let ([count, b, _], device) = (blocks.dims(), blocks.device());
+    match call.kept([count, 1, 1], prob, &device) {
+        Some(kept) if count > 1 => {
+            let eye = Tensor::<2>::eye(b, &device).unsqueeze();
+            eye.clone() + (blocks - eye) * kept
+        }
+        _ => blocks,
+    }
 }
 
 /// `x R` with the blocks of `R` on its diagonal: `[rows, blocks b]` and `[blocks, b, b]`, or one block for all.

@@ -53,6 +53,14 @@ impl Pass {
         }
     }
 
+    /// Ones, and with probability `prob` zeros in their place, for what is dropped as a whole in training; `None` where nothing
+    /// is: in evaluation, and with a probability of zero.
+    pub fn kept<const D: usize>(&self, shape: [usize; D], prob: f64, device: &Device) -> Option<Tensor<D>> {
+        let dropout = self.dropout.as_ref().filter(|_| prob > 0.0)?;
+        let drawn = dropout.forward(Tensor::ones(shape, &device.clone().inner()), prob);
+        Some(drawn.greater_elem(0.0).float())
+    }
+
     /// The token at each position of a sequence `[rows, seq]` that a layer computes on, -1 where an adapter inserted something
     /// in front; `None` where the two do not belong together.
     pub(crate) fn tokens_of(&self, [rows, seq]: [usize; 2]) -> Option<Tensor<2, Int>> {
