@@ -11,7 +11,7 @@ use crate::distance_scores::DistanceOptions;
 use crate::encoder::{self, Encoder, EncoderNames, EncoderStack, Pooler};
 use crate::model::Model;
 use crate::modeling::*;
-use crate::post_norm::{LayerNames, LayerSizes, PostNormLayer};
+use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 use crate::text_embeddings::{Counting, TextEmbeddings};
 
 const ALBERT: EncoderNames = EncoderNames {
@@ -28,11 +28,15 @@ const ALBERT: EncoderNames = EncoderNames {
     ..bert::NAMES
 };
 
-const LAYER: LayerNames = LayerNames {
-    projections: ["attention.query", "attention.key", "attention.value"],
-    key_value: "attention",
-    attention: ["attention.dense", "attention.LayerNorm", "attention.attention_adapters"],
-    feed_forward: ["ffn", "ffn_output", "full_layer_layer_norm", "output_adapters"],
+const LAYER: StandardNames = StandardNames {
+    attention: "attention",
+    projections: ["query", "key", "value", "dense"],
+    attention_norm: "attention.LayerNorm",
+    up: "ffn",
+    down: "ffn_output",
+    ffn_norm: "full_layer_layer_norm",
+    after: ["attention.attention_adapters", "", "output_adapters"],
+    ..StandardNames::BART
 };
 
 /// The configuration: BERT's, and how layers are shared.
@@ -53,7 +57,7 @@ struct AlbertConfig {
 /// The layers that there are, and the order in which they run.
 #[derive(Module, Sites, Debug)]
 struct SharedLayers {
-    layers: Vec<PostNormLayer>,
+    layers: Vec<StandardLayer>,
     #[module(skip)]
     order: Vec<usize>,
 }
@@ -61,7 +65,7 @@ struct SharedLayers {
 impl EncoderStack for SharedLayers {
     fn chain(&self, embedded: EmbeddingState, bias: Option<Tensor<4>>, _: &mut Hooks<'_>) -> Chain<'_> {
         let layers = self.order.iter().map(|index| &self.layers[*index]);
-        Chain::new(embedded.hidden).layers(layers, bias)
+        Chain::new(embedded.hidden).layers(layers, [bias, None])
     }
 }
 
@@ -89,14 +93,17 @@ fn build(config: AlbertConfig, path: &Path, weights: &mut Weights) -> Result<Enc
         format!("at most num_hidden_layers = {passes}"),
         groups,
     )?;
-    let sizes = LayerSizes {
+    let options = StandardOptions {
+        names: LAYER,
+        // As AdapterHub's library calls its adapters there.
+        swaps_residual: true,
         // Only the attention's output drops out.
-        ffn_dropout: 0.0,
+        dropouts: [bert.hidden_dropout_prob, 0.0],
         distances: bert.distances().map(|distances| DistanceOptions {
             scaled: false,
             ..distances
         }),
-        ..bert.sizes(activation)
+        ..bert.layers(activation)
     };
     let (d, width, outside) = (
         bert.hidden_size,
@@ -109,11 +116,7 @@ fn build(config: AlbertConfig, path: &Path, weights: &mut Weights) -> Result<Enc
             index / inner,
             index % inner
         );
-        let at = weights.at(Location::layer(Stack::Encoder, index), path);
-        let mut layer = PostNormLayer::build(&LAYER, &sizes, at);
-        // As AdapterHub's library calls its adapters there.
-        layer.blocks.swaps_residual = true;
-        layer
+        StandardLayer::build(&options, weights.at(Location::layer(Stack::Encoder, index), path))
     };
     let in_group = |pass: usize| pass * groups / passes * inner..(pass * groups / passes + 1) * inner;
     let mut facts = bert.facts(

@@ -26,6 +26,8 @@ pub struct AttentionOptions {
     pub distances: Option<DistanceOptions>,
     /// Dropout on the weights, in training.
     pub dropout: f64,
+    /// Whether queries are computed after keys and values: gates are recorded in the order of the calls.
+    pub query_last: bool,
     /// Id of the padding token, which the reference fills the front of shorter rows with.
     pub filler: usize,
 }
@@ -40,6 +42,7 @@ impl AttentionOptions {
             window: None,
             distances: None,
             dropout,
+            query_last: false,
             filler,
         }
     }
@@ -195,22 +198,6 @@ pub struct Attention {
     options: AttentionOptions,
 }
 
-/// An [`Attention`] with an output projection.
-#[derive(Module, Sites, Debug)]
-pub(crate) struct ProjectedAttention {
-    attention: Attention,
-    output: Sited<Linear>,
-}
-
-/// Names of the layers of a [`ProjectedAttention`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ProjectionNames<'a> {
-    /// Query, key, value and output.
-    pub(crate) all: [&'a str; 4],
-    /// Where keys and values are.
-    pub(crate) key_value: &'a str,
-}
-
 impl Attention {
     /// With the layers of these names, keys and values at `key_value`, and whether each layer has a bias; `[d_model, heads]`.
     pub fn build(
@@ -256,13 +243,15 @@ impl Attention {
         biased: impl FnOnce(KeyValueState) -> KeyValueState,
         cx: &mut Hooks<'_>,
     ) -> Tensor<3> {
-        let query = self.options.split(cx.linear(&self.query, x.clone()));
+        let project = |cx: &mut Hooks<'_>| self.options.split(cx.linear(&self.query, x.clone()));
+        let first = (!self.options.query_last).then(|| project(cx));
         let read = match (slot.encoded, slot.cache) {
             (Some(encoded), Some(cache)) => cache.encoded(|| self.keys_values(encoded.clone(), cx)),
             (Some(encoded), None) => self.keys_values(encoded.clone(), cx),
             (None, Some(cache)) => cache.append(self.keys_values(x.clone(), cx)),
             (None, None) => self.keys_values(x.clone(), cx),
         };
+        let query = first.unwrap_or_else(|| project(cx));
         let past = read.0.dims()[2].saturating_sub(query.dims()[2]);
         let mut state = biased(self.options.adapted(&query, read, x, bias, &self.key_value, cx));
         if let Some(distances) = &self.distances {
@@ -279,41 +268,5 @@ impl Attention {
         let key = cx.linear(&self.key, x.clone());
         let value = cx.linear(&self.value, x);
         (self.options.split(key), self.options.split(value))
-    }
-}
-
-impl ProjectedAttention {
-    /// With the layers of these names, and whether each of query, key, value and output has a bias; `[d_model, heads]`.
-    pub(crate) fn build(
-        names: ProjectionNames<'_>,
-        biases: [bool; 4],
-        sizes: [usize; 2],
-        options: AttentionOptions,
-        at: &mut Scope<'_>,
-    ) -> Self {
-        let ([query, key, value, output], [d_model, heads]) = (names.all, sizes);
-        let [of_query, of_key, of_value, of_output] = biases;
-        let (inputs, dims) = ([of_query, of_key, of_value], [heads * options.d_head, d_model]);
-        Self {
-            attention: Attention::build([query, key, value], names.key_value, inputs, sizes, options, at),
-            output: at.linear_with(of_output, LinearRole::AttentionOutput, output, dims),
-        }
-    }
-
-    /// The output projection of [`Attention::forward`], `[batch, seq, d_model]`.
-    ///
-    /// # Panics
-    ///
-    /// As [`Attention::forward`].
-    pub(crate) fn forward(
-        &self,
-        x: Tensor<3>,
-        bias: Option<Tensor<4>>,
-        slot: Slot<'_>,
-        biased: impl FnOnce(KeyValueState) -> KeyValueState,
-        cx: &mut Hooks<'_>,
-    ) -> Tensor<3> {
-        let attended = self.attention.forward(x, bias, slot, biased, cx);
-        cx.linear(&self.output, attended)
     }
 }

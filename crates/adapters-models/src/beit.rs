@@ -109,15 +109,8 @@ impl BeitConfig {
         let steps = self.num_hidden_layers.saturating_sub(1).max(1);
         StandardOptions {
             names: StandardNames {
-                attention: "attention",
-                projections: ["attention.query", "attention.key", "attention.value", "output.dense"],
-                key_value: "attention",
-                attention_norm: "layernorm_before",
-                up: "intermediate.dense",
-                down: "output.dense",
-                ffn_norm: "layernorm_after",
                 scales: (self.layer_scale_init_value > 0.0).then_some(["lambda_1", "lambda_2"]),
-                ..StandardNames::BART
+                ..StandardNames::VIT
             },
             norm_epsilon: self.layer_norm_eps,
             // Keys have none.

@@ -8,7 +8,7 @@ use crate::distance_scores::{DistanceOptions, PositionEmbeddingType};
 use crate::encoder::{self, Encoder, EncoderFacts, EncoderNames, Pooler};
 use crate::model::Model;
 use crate::modeling::*;
-use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormLayer};
+use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
 
 /// `config.json` of a BERT checkpoint: the fields that change what is computed. Others are ignored.
@@ -100,19 +100,20 @@ impl BertConfig {
         check.activation("hidden_act", &self.hidden_act)
     }
 
-    /// The sizes of its layers.
-    pub(crate) fn sizes(&self, activation: Activation) -> LayerSizes {
-        LayerSizes {
-            d_model: self.hidden_size,
-            heads: self.num_attention_heads,
-            d_ffn: self.intermediate_size,
-            activation,
-            epsilon: self.layer_norm_eps,
+    /// What its layers have in common.
+    pub(crate) fn layers(&self, activation: Activation) -> StandardOptions {
+        StandardOptions {
+            names: StandardNames::BERT,
+            norm_first: false,
+            norm_epsilon: self.layer_norm_eps,
+            dropouts: [self.hidden_dropout_prob; 2],
             attention_dropout: self.attention_probs_dropout_prob,
-            attention_output_dropout: self.hidden_dropout_prob,
-            ffn_dropout: self.hidden_dropout_prob,
-            pad_id: self.pad_token_id,
+            filler: self.pad_token_id,
             distances: self.distances(),
+            ..StandardOptions::of(
+                [self.hidden_size, self.num_attention_heads, self.intermediate_size],
+                activation,
+            )
         }
     }
 
@@ -167,7 +168,7 @@ impl BertConfig {
 }
 
 /// BERT, and every relative whose layers are like its own.
-pub type BertModel = Encoder<Vec<PostNormLayer>>;
+pub type BertModel = Encoder<Vec<StandardLayer>>;
 
 /// What the relatives of BERT change.
 #[derive(Clone, Debug)]
@@ -227,7 +228,7 @@ impl FromCheckpoint for BertModel {
 impl Variant {
     /// BERT or a relative of it.
     pub(crate) fn build(self, config: BertConfig, path: &Path, weights: &mut Weights) -> Result<BertModel, ModelError> {
-        let sizes = config.sizes(config.check(self.counting, path)?);
+        let options = config.layers(config.check(self.counting, path)?);
         let outside = Location::outside(Stack::Encoder);
         let (d, layers) = (config.hidden_size, config.num_hidden_layers);
         let width = self.projection.map_or(d, |(width, _)| width);
@@ -244,7 +245,7 @@ impl Variant {
                     .at(outside, "")
                     .linear(LinearRole::EmbeddingProjection, name, [width, d])
             }),
-            stack: PostNormLayer::stack(&BERT_NAMES, &sizes, "encoder.layer", layers, weights),
+            stack: StandardLayer::stack(&options, (Stack::Encoder, "encoder.layer"), layers, weights),
             pooler: Pooler::build("pooler.dense", d, Activation::Tanh, weights),
             head_transform: None,
             facts: config.facts(self.names, self.counting, self.masked_lm),

@@ -85,7 +85,7 @@ fn build(
 ) -> Result<Encoder<DisentangledStack<FusedProjections>>, ModelError> {
     let checked = config.check(path)?;
     let (d, [keys, queries]) = (
-        checked.sizes.d_model,
+        checked.layers.d_model,
         checked.scores.map(|score| score && config.relative_attention),
     );
     let layers = (0..config.bert.num_hidden_layers).map(|index| {
@@ -98,13 +98,13 @@ fn build(
             value_bias: inside.tensor("v_bias", [d]),
             distance_key: keys.then(|| inside.linear_with(false, LinearRole::DistanceKey, "pos_proj", [d, d])),
             distance_query: queries.then(|| inside.linear(LinearRole::DistanceQuery, "pos_q_proj", [d, d])),
-            heads: checked.sizes.heads,
+            heads: checked.layers.heads,
         };
         let mut layer = checked.layer(fused, &mut at);
         layer.talking = checked.talking_head.then(|| {
             let path = format!("encoder.layer.{index}.attention.self");
             let [scores, of_weights] = ["head_logits_proj", "head_weights_proj"].map(|name| {
-                let heads = checked.sizes.heads;
+                let heads = checked.layers.heads;
                 weights.linear_with(false, &format!("{path}.{name}"), heads, heads)
             });
             TalkingHeads {

@@ -7,7 +7,7 @@ use crate::checkpoint_folder::object;
 use crate::disentangled::{DisentangledLayer, DisentangledStack, Distances, Projections};
 use crate::encoder::{Encoder, EncoderFacts, EncoderNames, Pooler};
 use crate::modeling::*;
-use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormBlocks};
+use crate::standard_layer::{AttentionOutput, FeedForwardBlock, StandardOptions};
 use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
 
 /// The configuration: BERT's, and what concerns distances. The classes have defaults of their own for all fields.
@@ -47,8 +47,8 @@ enum ScoresOfDistances {
 /// What a version builds its layers of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Checked {
-    /// The sizes of a layer.
-    pub(crate) sizes: LayerSizes,
+    /// What layers have in common with those of BERT.
+    pub(crate) layers: StandardOptions,
     /// Whether queries have a score with keys of distances, and keys with their queries.
     pub(crate) scores: [bool; 2],
     /// The factor of all scores.
@@ -76,7 +76,7 @@ impl DebertaConfig {
     /// Checks what both versions have.
     pub(crate) fn check(&self, path: &Path) -> Result<Checked, ModelError> {
         let (check, bert) = (ConfigCheck::new(path), &self.bert);
-        let sizes = bert.sizes(bert.check(Counting::FromZero, path)?);
+        let layers = bert.layers(bert.check(Counting::FromZero, path)?);
         let named: Vec<String> = match &self.pos_att_type {
             Some(ScoresOfDistances::Listed(names)) => names.clone(),
             Some(ScoresOfDistances::Joined(names)) => names.split('|').map(|name| name.trim().to_lowercase()).collect(),
@@ -104,9 +104,9 @@ impl DebertaConfig {
         check.sizes([("max_relative_positions", most)])?;
         let kinds = 1 + named.len();
         Ok(Checked {
-            sizes,
+            layers,
             scores,
-            scale: ((sizes.d_head() * kinds) as f64).sqrt().recip(),
+            scale: ((layers.d_head() * kinds) as f64).sqrt().recip(),
             most,
             pooler: check.activation("pooler_hidden_act", &self.pooler_hidden_act)?,
             talking_head: self.talking_head,
@@ -185,17 +185,19 @@ impl DebertaConfig {
 impl Checked {
     /// A layer with these projections.
     pub(crate) fn layer<P: Projections>(&self, projections: P, at: &mut Scope<'_>) -> DisentangledLayer<P> {
-        let sizes = &self.sizes;
+        let layers = &self.layers;
         DisentangledLayer {
             projections,
-            key_value: at.key_value(BERT_NAMES.key_value, sizes.heads, sizes.d_head()),
-            blocks: PostNormBlocks::build(&BERT_NAMES, sizes, at),
+            key_value: at.key_value("attention.self", layers.heads, layers.d_head()),
+            attention_output: AttentionOutput::build(layers, at),
+            feed_forward: FeedForwardBlock::build(layers, at),
+            output: at.layer_output(layers.d_model),
             convolution: None,
             talking: None,
-            distance_dropout: sizes.ffn_dropout,
+            distance_dropout: layers.dropouts[1],
             options: AttentionOptions {
                 scale: self.scale,
-                ..AttentionOptions::new(sizes.d_head(), sizes.attention_dropout, sizes.pad_id)
+                ..AttentionOptions::new(layers.d_head(), layers.attention_dropout, layers.filler)
             },
         }
     }

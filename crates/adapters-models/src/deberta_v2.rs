@@ -146,7 +146,7 @@ fn build(
 ) -> Result<Encoder<DisentangledStack<SeparateProjections>>, ModelError> {
     let common = &config.common;
     let checked = common.check(path)?;
-    let (d, d_head) = (checked.sizes.d_model, checked.sizes.d_head());
+    let (d, d_head) = (checked.layers.d_model, checked.layers.d_head());
     let found = config.attention_head_size.unwrap_or(d_head);
     let expected = format!("hidden_size / num_attention_heads = {d_head}");
     ConfigCheck::new(path).require(found == d_head, "attention_head_size", expected, found)?;

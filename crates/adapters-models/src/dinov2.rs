@@ -106,15 +106,12 @@ impl Dinov2Config {
         let bias = self.qkv_bias;
         StandardOptions {
             names: StandardNames {
-                attention: "attention",
-                projections: ["attention.query", "attention.key", "attention.value", "output.dense"],
-                key_value: "attention",
                 attention_norm: "norm1",
                 up,
                 down,
                 ffn_norm: "norm2",
                 scales: Some(["layer_scale1.lambda1", "layer_scale2.lambda1"]),
-                ..StandardNames::BART
+                ..StandardNames::VIT
             },
             gated: self.use_swiglu_ffn,
             norm_epsilon: self.layer_norm_eps,
@@ -148,11 +145,8 @@ impl FromCheckpoint for Dinov2Model {
         let options = config.layer(config.check(path)?);
         let grid = ConfigCheck::new(path).position_grid(config.image_size, config.patch_size)?;
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        let layers = (0..config.num_hidden_layers).map(|index| {
-            let name = format!("encoder.layer.{index}");
-            StandardLayer::build(&options, weights.at(Location::layer(Stack::Encoder, index), name))
-        });
-        let layers = layers.collect();
+        let layers = (Stack::Encoder, "encoder.layer");
+        let layers = StandardLayer::stack(&options, layers, config.num_hidden_layers, weights);
         let mut at = weights.at(Location::outside(Stack::Encoder), "");
         let projection = "embeddings.patch_embeddings.projection";
         Ok(Self {

@@ -13,7 +13,7 @@ use burn::tensor::activation::softmax;
 
 use crate::encoder::EncoderStack;
 use crate::modeling::*;
-use crate::post_norm::PostNormBlocks;
+use crate::standard_layer::{AttentionOutput, FeedForwardBlock};
 
 /// The linear layers of an attention, for contents and for distances.
 pub(crate) trait Projections: Module + ModuleDisplay + Sites + Debug + Sync {
@@ -105,7 +105,9 @@ pub(crate) struct DisentangledStack<P: Projections> {
 pub(crate) struct DisentangledLayer<P: Projections> {
     pub(crate) projections: P,
     pub(crate) key_value: Point<KeyValueHook>,
-    pub(crate) blocks: PostNormBlocks,
+    pub(crate) attention_output: AttentionOutput,
+    pub(crate) feed_forward: FeedForwardBlock,
+    pub(crate) output: Point<OutputHook>,
     pub(crate) convolution: Option<Convolution>,
     pub(crate) talking: Option<TalkingHeads>,
     /// Dropout on the rows of distances, in training.
@@ -224,7 +226,9 @@ impl<P: Projections> Block for DisentangledLayer<P> {
 
     fn forward(&self, x: Tensor<3>, frame: &DisentangledFrame, _: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let attended = self.attend(x.clone(), frame, cx);
-        let y = self.blocks.forward(attended, x.clone(), cx);
+        let y = self.attention_output.forward(attended, x.clone(), cx);
+        let y = self.feed_forward.forward(y, cx);
+        let y = cx.output(&self.output, y);
         match &self.convolution {
             Some(convolution) => convolution.forward(x, y, &frame.padding, cx),
             None => y,

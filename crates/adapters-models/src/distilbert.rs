@@ -7,7 +7,7 @@ use crate::checkpoint_folder::CheckpointFolder;
 use crate::encoder::{self, Encoder, EncoderFacts, EncoderNames};
 use crate::model::Model;
 use crate::modeling::*;
-use crate::post_norm::{LayerNames, LayerSizes, PostNormLayer};
+use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 use crate::text_embeddings::{Counting, EmbeddingOptions, TextEmbeddings};
 
 /// Epsilon of the layer normalizations, which the published class does not configure.
@@ -104,11 +104,14 @@ const NAMES: EncoderNames = EncoderNames {
     },
 };
 
-const LAYER: LayerNames = LayerNames {
-    projections: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
-    key_value: "attention",
-    attention: ["attention.out_lin", "sa_layer_norm", "attention_adapters"],
-    feed_forward: ["ffn.lin1", "ffn.lin2", "output_layer_norm", "output_adapters"],
+const LAYER: StandardNames = StandardNames {
+    attention: "attention",
+    projections: ["q_lin", "k_lin", "v_lin", "out_lin"],
+    attention_norm: "sa_layer_norm",
+    up: "ffn.lin1",
+    down: "ffn.lin2",
+    ffn_norm: "output_layer_norm",
+    ..StandardNames::BART
 };
 
 /// Loads a checkpoint.
@@ -121,19 +124,17 @@ fn build(
     config: DistilBertConfig,
     path: &Path,
     weights: &mut Weights,
-) -> Result<Encoder<Vec<PostNormLayer>>, ModelError> {
-    let sizes = LayerSizes {
-        d_model: config.dim,
-        heads: config.n_heads,
-        d_ffn: config.hidden_dim,
-        activation: config.check(path)?,
-        epsilon: EPSILON,
-        attention_dropout: config.attention_dropout,
+) -> Result<Encoder<Vec<StandardLayer>>, ModelError> {
+    let activation = config.check(path)?;
+    let options = StandardOptions {
+        names: LAYER,
+        norm_first: false,
+        norm_epsilon: EPSILON,
         // Nothing drops out of what the attention returns.
-        attention_output_dropout: 0.0,
-        ffn_dropout: config.dropout,
-        pad_id: config.pad_token_id,
-        distances: None,
+        dropouts: [0.0, config.dropout],
+        attention_dropout: config.attention_dropout,
+        filler: config.pad_token_id,
+        ..StandardOptions::of([config.dim, config.n_heads, config.hidden_dim], activation)
     };
     let embeddings = EmbeddingOptions {
         vocab_size: config.vocab_size,
@@ -153,7 +154,12 @@ fn build(
     Ok(Encoder {
         embeddings: TextEmbeddings::build(["word_embeddings", "LayerNorm"], embeddings, at),
         projection: None,
-        stack: PostNormLayer::stack(&LAYER, &sizes, "transformer.layer", config.n_layers, weights),
+        stack: StandardLayer::stack(
+            &options,
+            (Stack::Encoder, "transformer.layer"),
+            config.n_layers,
+            weights,
+        ),
         pooler: None,
         head_transform: None,
         facts: EncoderFacts {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::model::Model;
 use crate::modeling::*;
+use crate::standard_layer::StandardLayer;
 use crate::text_embeddings::TextEmbeddings;
 
 /// The published names of a family of encoders.
@@ -52,12 +53,9 @@ pub trait EncoderStack: Module + ModuleDisplay + Sites + Debug + Sync {
     }
 }
 
-impl<L> EncoderStack for Vec<L>
-where
-    L: Block<Frame = Option<Tensor<4>>> + Module + ModuleDisplay + Sites + Debug + Sync,
-{
+impl EncoderStack for Vec<StandardLayer> {
     fn chain(&self, embedded: EmbeddingState, bias: Option<Tensor<4>>, _: &mut Hooks<'_>) -> Chain<'_> {
-        Chain::new(embedded.hidden).layers(self, bias)
+        Chain::new(embedded.hidden).layers(self, [bias, None])
     }
 
     fn with_layers(self, order: &[usize]) -> Option<Self> {
@@ -97,6 +95,12 @@ impl Pooler {
             dense: at.linear(LinearRole::Pooler, "", [d_model, d_model]),
             activation,
         })
+    }
+
+    /// `act(W h_0 + b)` of the first position.
+    pub(crate) fn forward(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<2> {
+        let pooled = cx.hooks().linear(&self.dense, hidden.slice_dim(1, 0..1));
+        self.activation.forward(pooled).squeeze_dim(1)
     }
 }
 
@@ -185,11 +189,10 @@ impl<S: EncoderStack> Transformer for Encoder<S> {
     }
 
     fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
-        let Some(Pooler { dense, activation }) = &self.pooler else {
-            return self.stack.pool(hidden, cx);
-        };
-        let pooled = cx.hooks().linear(dense, hidden.slice_dim(1, 0..1));
-        Some(activation.forward(pooled).squeeze_dim(1))
+        match &self.pooler {
+            Some(pooler) => Some(pooler.forward(hidden, cx)),
+            None => self.stack.pool(hidden, cx),
+        }
     }
 
     fn has_pooler(&self) -> bool {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::bert::BertConfig;
 use crate::modeling::*;
-use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
+use crate::standard_layer::{StandardLayer, StandardOptions};
 use crate::two_stacks::{DecoderFrame, TwoStacks};
 
 /// `config.json` of a checkpoint: the fields that change what is computed. Others are ignored.
@@ -88,31 +88,7 @@ impl StackConfig {
             "null",
             width.unwrap_or_default(),
         )?;
-        Ok(StandardOptions {
-            names: StandardNames {
-                attention: "attention",
-                projections: ["self.query", "self.key", "self.value", "output.dense"],
-                key_value: "self",
-                attention_norm: "attention.output.LayerNorm",
-                up: "intermediate.dense",
-                down: "output.dense",
-                ffn_norm: "output.LayerNorm",
-                cross: ["crossattention", "crossattention.output.LayerNorm"],
-                cross_is_attention: true,
-                after: ["attention.output", "crossattention.output", "output"],
-                scales: None,
-            },
-            norm_first: false,
-            norm_epsilon: c.layer_norm_eps,
-            dropouts: [c.hidden_dropout_prob; 2],
-            attention_dropout: c.attention_probs_dropout_prob,
-            filler: c.pad_token_id,
-            distances: c.distances(),
-            ..StandardOptions::of(
-                [c.hidden_size, c.num_attention_heads, c.intermediate_size],
-                check.activation("hidden_act", &c.hidden_act)?,
-            )
-        })
+        Ok(c.layers(check.activation("hidden_act", &c.hidden_act)?))
     }
 }
 
@@ -208,12 +184,9 @@ impl FromCheckpoint for BertToBertModel {
 impl BertStack {
     fn build(c: &BertConfig, options: &StandardOptions, name: &str, stack: Stack, weights: &mut Weights) -> Self {
         let (d, eps) = (c.hidden_size, c.layer_norm_eps);
-        let layers = (0..c.num_hidden_layers).map(|index| {
-            // Each stack counts its own, as in AdapterHub.
-            let at = weights.at(Location::layer(stack, index), format!("{name}.encoder.layer.{index}"));
-            StandardLayer::build(options, at)
-        });
-        let layers = layers.collect();
+        // Each stack counts its own, as in AdapterHub.
+        let path = format!("{name}.encoder.layer");
+        let layers = StandardLayer::stack(options, (stack, &path), c.num_hidden_layers, weights);
         let outside = Location::outside(stack);
         // AdapterHub's invertible blocks belong to the whole model.
         let top = weights.at(outside, "");

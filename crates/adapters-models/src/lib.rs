@@ -65,7 +65,6 @@ mod patches;
 mod phi;
 mod phi3;
 mod plbart;
-mod post_norm;
 mod pretrained;
 #[cfg(feature = "tokenizers")]
 mod published_generation;

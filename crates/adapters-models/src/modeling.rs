@@ -13,7 +13,7 @@ pub(crate) use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
 pub(crate) use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 pub(crate) use serde::Deserialize;
 
-pub(crate) use crate::attention::{Attended, Attention, AttentionOptions, ProjectedAttention, ProjectionNames};
+pub(crate) use crate::attention::{Attended, Attention, AttentionOptions};
 pub(crate) use crate::cache::{Begun, Embedded, KeyValueCache};
 pub(crate) use crate::chain::{Block, Chain, Slot, replicated};
 pub(crate) use crate::config_check::ConfigCheck;

@@ -6,6 +6,7 @@
 use crate::lm_head::LmHead;
 use crate::modeling::*;
 use crate::packing::causal_bias;
+use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 
 /// `config.json` of an OPT checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -84,8 +85,8 @@ impl OptConfig {
         self.word_embed_proj_dim.unwrap_or(self.hidden_size)
     }
 
-    /// Checks the values against each other and against what is computed here.
-    fn check(&self, path: &Path) -> Result<Activation, ModelError> {
+    /// Checks the values against each other and against what is computed here; returns what the layers have in common.
+    fn check(&self, path: &Path) -> Result<StandardOptions, ModelError> {
         let check = ConfigCheck::new(path);
         check.sizes([
             ("vocab_size", self.vocab_size),
@@ -100,13 +101,30 @@ impl OptConfig {
             ("hidden_size", self.hidden_size),
             ("num_attention_heads", self.num_attention_heads),
         )?;
-        check.dropouts([("dropout", self.dropout), ("attention_dropout", self.attention_dropout)])?;
+        check.dropouts([
+            ("dropout", self.dropout),
+            ("attention_dropout", self.attention_dropout),
+            ("layerdrop", self.layerdrop),
+        ])?;
         let affine = self.layer_norm_elementwise_affine;
         let expected = "true: normalizations without weights are not supported";
         check.require(affine, "layer_norm_elementwise_affine", expected, affine)?;
-        let expected = "0: whole layers are not dropped in training";
-        check.require(self.layerdrop == 0.0, "layerdrop", expected, self.layerdrop)?;
-        check.activation("activation_function", &self.activation_function)
+        let activation = check.activation("activation_function", &self.activation_function)?;
+        Ok(StandardOptions {
+            names: StandardNames {
+                cross: None,
+                ..StandardNames::BART
+            },
+            norm_first: self.do_layer_norm_before,
+            norm_epsilon: EPSILON,
+            biases: [self.enable_bias; 4],
+            ffn_bias: self.enable_bias,
+            dropouts: [self.dropout; 2],
+            attention_dropout: self.attention_dropout,
+            layer_drop: self.layerdrop,
+            filler: self.pad_token_id.unwrap_or(0),
+            ..StandardOptions::of([self.hidden_size, self.num_attention_heads, self.ffn_dim], activation)
+        })
     }
 }
 
@@ -119,7 +137,7 @@ pub(crate) struct OptModel {
     project_in: Option<Sited<Linear>>,
     embedding: Point<EmbeddingHook>,
     positions: Embedding,
-    layers: Vec<OptLayer>,
+    layers: Vec<StandardLayer>,
     norm: Option<Sited<LayerNorm>>,
     /// Back to the width of the table, in front of the head: the last hidden state has the width of the layers.
     project_out: Option<Sited<Linear>>,
@@ -128,42 +146,17 @@ pub(crate) struct OptModel {
     config: OptConfig,
 }
 
-#[derive(Module, Sites, Debug)]
-struct OptLayer {
-    attention_norm: Sited<LayerNorm>,
-    attention: ProjectedAttention,
-    after_attention: Point<ResidualHook>,
-    ffn_norm: Sited<LayerNorm>,
-    up: Sited<Linear>,
-    down: Sited<Linear>,
-    after_ffn: Point<ResidualHook>,
-    output: Point<OutputHook>,
-    /// Whether blocks are normalized before and not behind.
-    norm_first: bool,
-    dropout: f64,
-    #[module(skip)]
-    activation: Activation,
-}
-
 impl FromCheckpoint for OptModel {
     type Config = OptConfig;
     const PREFIX: &'static str = "model.";
     const LARGER_CLASS: bool = true;
 
     fn build(config: OptConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
-        let activation = config.check(path)?;
+        let options = config.check(path)?;
         let (d, width, vocab) = (config.hidden_size, config.table_width(), config.vocab_size);
         let outside = Location::outside(Stack::Decoder);
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| {
-                let location = Location::layer(Stack::Decoder, index);
-                OptLayer::build(
-                    &config,
-                    activation,
-                    weights.at(location, format!("decoder.layers.{index}")),
-                )
-            })
-            .collect();
+        let layers = (Stack::Decoder, "decoder.layers");
+        let layers = StandardLayer::stack(&options, layers, config.num_hidden_layers, weights);
         let mut at = weights.at(outside, "decoder");
         let words = at.table("embed_tokens", [vocab, width], config.pad_token_id);
         let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "embed_tokens", width);
@@ -192,59 +185,6 @@ impl FromCheckpoint for OptModel {
     /// The table a second time.
     fn is_unused(&self, key: &str) -> bool {
         self.config.tie_word_embeddings && key == "lm_head.weight"
-    }
-}
-
-impl OptLayer {
-    fn build(config: &OptConfig, activation: Activation, mut at: Scope<'_>) -> Self {
-        let (d, ffn, bias) = (config.hidden_size, config.ffn_dim, config.enable_bias);
-        let heads = config.num_attention_heads;
-        let pad = config.pad_token_id.unwrap_or(0);
-        let options = AttentionOptions::new(d / heads, config.attention_dropout, pad);
-        let names = ProjectionNames {
-            all: ["q_proj", "k_proj", "v_proj", "out_proj"],
-            key_value: "",
-        };
-        let mut inside = at.within("self_attn");
-        Self {
-            attention: ProjectedAttention::build(names, [bias; 4], [d, heads], options, &mut inside),
-            attention_norm: at.layer_norm(NormRole::AttentionNorm, "self_attn_layer_norm", d, EPSILON),
-            after_attention: at.residual(ResidualRole::AfterAttention, "attention_adapters", d),
-            ffn_norm: at.layer_norm(NormRole::FfnNorm, "final_layer_norm", d, EPSILON),
-            up: at.linear_with(bias, LinearRole::FfnUp, "fc1", [d, ffn]),
-            down: at.linear_with(bias, LinearRole::FfnDown, "fc2", [ffn, d]),
-            after_ffn: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
-            output: at.layer_output(d),
-            norm_first: config.do_layer_norm_before,
-            dropout: config.dropout,
-            activation,
-        }
-    }
-}
-
-impl Block for OptLayer {
-    /// What queries may see.
-    type Frame = Tensor<4>;
-
-    fn forward(&self, x: Tensor<3>, mask: &Tensor<4>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let before = |norm, x: &Tensor<3>, cx: &mut Hooks<'_>| match self.norm_first {
-            true => cx.norm(norm, x.clone()),
-            false => x.clone(),
-        };
-        let behind = |norm| (!self.norm_first).then_some(norm);
-        let normed = before(&self.attention_norm, &x, cx);
-        let attended = self
-            .attention
-            .forward(normed, Some(mask.clone()), slot, |state| state, cx);
-        let attended = cx.dropout(attended, self.dropout);
-        let x = cx.residual(&self.after_attention, attended, x, behind(&self.attention_norm));
-
-        let normed = before(&self.ffn_norm, &x, cx);
-        let up = cx.linear(&self.up, normed);
-        let down = cx.linear(&self.down, self.activation.forward(up));
-        let down = cx.dropout(down, self.dropout);
-        let x = cx.residual(&self.after_ffn, down, x, behind(&self.ffn_norm));
-        cx.output(&self.output, x)
     }
 }
 
@@ -285,7 +225,7 @@ impl Transformer for OptModel {
         let state = cx.embedding(&self.embedding, EmbeddingState { hidden, ..state });
         let [_, seq, _] = state.hidden.dims();
         let mask = causal_bias([seq, past], None, state.padding.as_ref(), packing.as_ref(), &device);
-        let chain = Chain::new(state.hidden).layers(&self.layers, mask);
+        let chain = Chain::new(state.hidden).layers(&self.layers, [Some(mask), None]);
         Ok(chain.then(|x, cx| match &self.norm {
             Some(norm) => cx.norm(norm, x),
             None => x,

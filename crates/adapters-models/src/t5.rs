@@ -103,7 +103,8 @@ struct T5Cross {
 #[derive(Module, Sites, Debug)]
 struct T5Attention {
     norm: Sited<RmsNorm>,
-    attention: ProjectedAttention,
+    attention: Attention,
+    output: Sited<Linear>,
 }
 
 #[derive(Module, Sites, Debug)]
@@ -279,20 +280,13 @@ impl T5Attention {
             scale: 1.0,
             ..AttentionOptions::new(config.d_kv, config.dropout_rate, config.pad_token_id)
         };
-        let names = ProjectionNames {
-            all: ["q", "k", "v", "o"],
-            key_value: "",
-        };
-        let d = config.d_model;
+        let (d, heads) = (config.d_model, config.num_heads);
+        let norm = at.rms_norm(NormRole::AttentionNorm, "layer_norm", d, config.layer_norm_epsilon);
+        let mut inside = at.within(name);
         Self {
-            norm: at.rms_norm(NormRole::AttentionNorm, "layer_norm", d, config.layer_norm_epsilon),
-            attention: ProjectedAttention::build(
-                names,
-                [false; 4],
-                [d, config.num_heads],
-                options,
-                &mut at.within(name),
-            ),
+            norm,
+            attention: Attention::build(["q", "k", "v"], "", [false; 3], [d, heads], options, &mut inside),
+            output: inside.linear_with(false, LinearRole::AttentionOutput, "o", [heads * config.d_kv, d]),
         }
     }
 
@@ -308,14 +302,16 @@ impl T5Attention {
             state.with_bias(Some(bias))
         };
         let mask = frame.mask.clone();
-        self.attention.forward(x, mask, own, with_distances, cx)
+        let attended = self.attention.forward(x, mask, own, with_distances, cx);
+        cx.linear(&self.output, attended)
     }
 
     /// Attention of the decoder over the encoder's output.
     fn over_the_encoder(&self, x: Tensor<3>, frame: &Frame, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let x = cx.norm(&self.norm, x);
         let mask = frame.encoded_mask.clone();
-        self.attention.forward(x, mask, slot, |state| state, cx)
+        let attended = self.attention.forward(x, mask, slot, |state| state, cx);
+        cx.linear(&self.output, attended)
     }
 }
 

@@ -3,9 +3,11 @@
 //! Paper: *An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale*, Dosovitskiy et al., 2020,
 //! <https://arxiv.org/abs/2010.11929>. Behavior follows `ViTModel` of transformers; positions are not interpolated.
 
+use crate::encoder::Pooler;
 use crate::image_size::{ImageSize, image_size, patch_size};
 use crate::modeling::*;
 use crate::patches::{ImagePatches, patch_kernel};
+use crate::standard_layer::{StandardLayer, StandardNames, StandardOptions};
 
 /// `config.json` of a ViT checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -66,9 +68,9 @@ impl Default for VitConfig {
 }
 
 impl VitConfig {
-    /// Checks the values against each other and against what is computed here; returns the activations of the feed-forward
-    /// blocks and of the pooler.
-    fn check(&self, path: &Path) -> Result<[Activation; 2], ModelError> {
+    /// Checks the values against each other and against what is computed here; returns what the layers have in common, and the
+    /// activation of the pooler.
+    fn check(&self, path: &Path) -> Result<(StandardOptions, Activation), ModelError> {
         let check = ConfigCheck::new(path);
         check.sizes([
             ("hidden_size", self.hidden_size),
@@ -86,8 +88,20 @@ impl VitConfig {
         check.patches(self.image_size, self.patch_size)?;
         let (pooled, d) = (self.pooler_output_size.unwrap_or(self.hidden_size), self.hidden_size);
         check.require(pooled == d, "pooler_output_size", format!("hidden_size = {d}"), pooled)?;
-        let of = |field, name: &str| check.activation(field, name);
-        Ok([of("hidden_act", &self.hidden_act)?, of("pooler_act", &self.pooler_act)?])
+        let activation = check.activation("hidden_act", &self.hidden_act)?;
+        let options = StandardOptions {
+            names: StandardNames {
+                after: ["attention_adapters", "", "output.output_adapters"],
+                ..StandardNames::VIT
+            },
+            norm_epsilon: self.layer_norm_eps,
+            biases: [self.qkv_bias, self.qkv_bias, self.qkv_bias, true],
+            query_last: true,
+            dropouts: [self.hidden_dropout_prob; 2],
+            attention_dropout: self.attention_probs_dropout_prob,
+            ..StandardOptions::of([d, self.num_attention_heads, self.intermediate_size], activation)
+        };
+        Ok((options, check.activation("pooler_act", &self.pooler_act)?))
     }
 
     /// Rows and columns of patches.
@@ -107,35 +121,12 @@ impl VitConfig {
 pub struct VitModel {
     patches: ImagePatches,
     embeddings: Point<EmbeddingHook>,
-    layers: Vec<VitLayer>,
+    layers: Vec<StandardLayer>,
     norm: Sited<LayerNorm>,
     /// `None` where the checkpoint was saved from a class that has none.
-    pooler: Option<Sited<Linear>>,
-    #[module(skip)]
-    pooler_activation: Activation,
+    pooler: Option<Pooler>,
     #[module(skip)]
     config: VitConfig,
-}
-
-#[derive(Module, Sites, Debug)]
-struct VitLayer {
-    attention_norm: Sited<LayerNorm>,
-    query: Sited<Linear>,
-    key: Sited<Linear>,
-    value: Sited<Linear>,
-    key_value: Point<KeyValueHook>,
-    attention_output: Sited<Linear>,
-    after_attention: Point<ResidualHook>,
-    ffn_norm: Sited<LayerNorm>,
-    up: Sited<Linear>,
-    down: Sited<Linear>,
-    after_ffn: Point<ResidualHook>,
-    output: Point<OutputHook>,
-    dropout: f64,
-    #[module(skip)]
-    attention: AttentionOptions,
-    #[module(skip)]
-    activation: Activation,
 }
 
 impl FromCheckpoint for VitModel {
@@ -143,10 +134,11 @@ impl FromCheckpoint for VitModel {
     const PREFIX: &'static str = "vit.";
 
     fn build(config: VitConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
-        let [activation, pooler_activation] = config.check(path)?;
+        let (options, pooler) = config.check(path)?;
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        let layer = |index| VitLayer::build(&config, activation, index, weights);
-        let layers = (0..config.num_hidden_layers).map(layer).collect();
+        let layers = (Stack::Encoder, "encoder.layer");
+        let layers = StandardLayer::stack(&options, layers, config.num_hidden_layers, weights);
+        let pooler = Pooler::build("pooler.dense", d, pooler, weights);
         let mut at = weights.at(Location::outside(Stack::Encoder), "");
         let projection = "embeddings.patch_embeddings.projection";
         Ok(Self {
@@ -165,10 +157,7 @@ impl FromCheckpoint for VitModel {
             embeddings: at.embedded(EmbeddingRole::Embedding, "embeddings", d),
             layers,
             norm: at.layer_norm(NormRole::FinalNorm, "layernorm", d, eps),
-            pooler: at
-                .has("pooler.dense.weight")
-                .then(|| at.linear(LinearRole::Pooler, "pooler.dense", [d, d])),
-            pooler_activation,
+            pooler,
             config,
         })
     }
@@ -176,56 +165,6 @@ impl FromCheckpoint for VitModel {
     /// The heads of larger classes, and what stands for a hidden patch in pretraining.
     fn is_unused(&self, key: &str) -> bool {
         key == "embeddings.mask_token" || key.starts_with("classifier.") || key.starts_with("decoder.")
-    }
-}
-
-impl VitLayer {
-    fn build(c: &VitConfig, activation: Activation, index: usize, weights: &mut Weights) -> Self {
-        let mut at = weights.at(Location::layer(Stack::Encoder, index), format!("encoder.layer.{index}"));
-        let (d, ffn, eps, bias) = (c.hidden_size, c.intermediate_size, c.layer_norm_eps, c.qkv_bias);
-        let (heads, d_head) = (c.num_attention_heads, d / c.num_attention_heads);
-        // The checkpoint has no module at the residual connections: these are the names of the reference's adapters.
-        Self {
-            attention_norm: at.layer_norm(NormRole::AttentionNorm, "layernorm_before", d, eps),
-            query: at.linear_with(bias, LinearRole::Query, "attention.attention.query", [d, d]),
-            key: at.linear_with(bias, LinearRole::Key, "attention.attention.key", [d, d]),
-            value: at.linear_with(bias, LinearRole::Value, "attention.attention.value", [d, d]),
-            key_value: at.key_value("attention.attention", heads, d_head),
-            attention_output: at.linear(LinearRole::AttentionOutput, "attention.output.dense", [d, d]),
-            after_attention: at.residual(ResidualRole::AfterAttention, "attention_adapters", d),
-            ffn_norm: at.layer_norm(NormRole::FfnNorm, "layernorm_after", d, eps),
-            up: at.linear(LinearRole::FfnUp, "intermediate.dense", [d, ffn]),
-            down: at.linear(LinearRole::FfnDown, "output.dense", [ffn, d]),
-            after_ffn: at.residual(ResidualRole::AfterFfn, "output.output_adapters", d),
-            output: at.layer_output(d),
-            dropout: c.hidden_dropout_prob,
-            attention: AttentionOptions::new(d_head, c.attention_probs_dropout_prob, 0),
-            activation,
-        }
-    }
-}
-
-impl Block for VitLayer {
-    type Frame = ();
-
-    fn forward(&self, x: Tensor<3>, _: &(), slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let heads = &self.attention;
-        let normed = cx.norm(&self.attention_norm, x.clone());
-        // Queries come last, as in the reference: gates are recorded in the order of the calls.
-        let key = heads.split(cx.linear(&self.key, normed.clone()));
-        let value = heads.split(cx.linear(&self.value, normed.clone()));
-        let query = heads.split(cx.linear(&self.query, normed.clone()));
-        let attended = heads.attend(query, (key, value), normed, None, (&self.key_value, slot), cx);
-        let attended = cx.linear(&self.attention_output, attended);
-        let attended = cx.dropout(attended, self.dropout);
-        let x = cx.residual(&self.after_attention, attended, x, None);
-
-        let normed = cx.norm(&self.ffn_norm, x.clone());
-        let up = cx.linear(&self.up, normed);
-        let down = cx.linear(&self.down, self.activation.forward(up));
-        let down = cx.dropout(down, self.dropout);
-        let x = cx.residual(&self.after_ffn, down, x, None);
-        cx.output(&self.output, x)
     }
 }
 
@@ -250,7 +189,7 @@ impl Transformer for VitModel {
         let cx = cx.hooks();
         let hidden = cx.dropout(hidden, self.config.hidden_dropout_prob);
         let state = cx.embedding(&self.embeddings, EmbeddingState::new(hidden, None));
-        let chain = Chain::new(state.hidden).layers(&self.layers, ());
+        let chain = Chain::new(state.hidden).layers(&self.layers, [None, None]);
         Ok(chain.then(|x, cx| cx.norm(&self.norm, x)))
     }
 
@@ -260,9 +199,7 @@ impl Transformer for VitModel {
 
     /// `act(W h_0 + b)` of the first position.
     fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
-        let first = hidden.slice_dim(1, 0..1);
-        let pooled = cx.hooks().linear(self.pooler.as_ref()?, first);
-        Some(self.pooler_activation.forward(pooled).squeeze_dim(1))
+        Some(self.pooler.as_ref()?.forward(hidden, cx))
     }
 
     fn has_pooler(&self) -> bool {

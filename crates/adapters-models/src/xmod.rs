@@ -12,8 +12,8 @@ use crate::checkpoint_folder::{CheckpointFolder, object};
 use crate::encoder::{self, Encoder, EncoderNames, EncoderStack, Pooler};
 use crate::model::Model;
 use crate::modeling::*;
-use crate::post_norm::{BERT_NAMES, LayerSizes, PostNormBlocks};
 use crate::roberta;
+use crate::standard_layer::{FeedForwardBlock, Joint, NormedAttention, StandardOptions};
 use crate::text_embeddings::{Counting, TextEmbeddings};
 
 const XMOD: EncoderNames = EncoderNames {
@@ -61,8 +61,9 @@ struct XmodStack {
 
 #[derive(Module, Sites, Debug)]
 struct XmodLayer {
-    attention: Attention,
-    blocks: PostNormBlocks,
+    attention: NormedAttention,
+    feed_forward: FeedForwardBlock,
+    output: Point<OutputHook>,
     adapter_norm: Option<Sited<LayerNorm>>,
     language: Option<LanguageAdapter>,
     pre_norm: bool,
@@ -75,18 +76,20 @@ struct XmodLayer {
 struct LanguageAdapter {
     down: Linear,
     up: Linear,
+    dropout: f64,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl XmodLayer {
     /// The norm in front of the adapter of the language.
     fn adapter_norm(&self) -> Option<&Sited<LayerNorm>> {
-        let reused = self.reuses_norm.then_some(&self.blocks.ffn_norm);
+        let reused = self.reuses_norm.then_some(&self.feed_forward.joint.norm);
         self.adapter_norm.as_ref().or(reused)
     }
 
     /// `A(norm(x)) + x`, where the residual connection may begin behind the norm.
     fn in_language(&self, adapter: &LanguageAdapter, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let blocks = &self.blocks;
         let normalized = match self.adapter_norm() {
             Some(norm) => cx.norm(norm, x.clone()),
             None => x.clone(),
@@ -96,8 +99,8 @@ impl XmodLayer {
         } else {
             x
         };
-        let down = blocks.activation.forward(ops::linear(&adapter.down, normalized));
-        cx.dropout(ops::linear(&adapter.up, down), blocks.ffn_dropout) + residual
+        let down = adapter.activation.forward(ops::linear(&adapter.down, normalized));
+        cx.dropout(ops::linear(&adapter.up, down), adapter.dropout) + residual
     }
 }
 
@@ -106,25 +109,32 @@ impl Block for XmodLayer {
     type Frame = Option<Tensor<4>>;
 
     fn forward(&self, x: Tensor<3>, bias: &Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let blocks = &self.blocks;
-        let before = |norm, x: Tensor<3>, cx: &mut Hooks<'_>| if self.pre_norm { cx.norm(norm, x) } else { x };
-        let behind = |norm, x: Tensor<3>, cx: &mut Hooks<'_>| if self.pre_norm { x } else { cx.norm(norm, x) };
-        let read = before(&blocks.attention_norm, x.clone(), cx);
-        let attended = self.attention.forward(read, bias.clone(), slot, |state| state, cx);
-        let attended = blocks.attention_output(attended, cx);
-        let x = cx.residual(&blocks.after_attention, attended, x, None);
-        let x = behind(&blocks.attention_norm, x, cx);
-        let read = before(&blocks.ffn_norm, x.clone(), cx);
-        let fed = blocks.feed(read, cx);
+        let (attention, ffn) = (&self.attention.output, &self.feed_forward.joint);
+        let behind = |joint: &Joint, x: Tensor<3>, cx: &mut Hooks<'_>| match self.pre_norm {
+            true => x,
+            false => cx.norm(&joint.norm, x),
+        };
+        let read = attention.joint.enter(&x, cx);
+        let attended = self
+            .attention
+            .attention
+            .forward(read, bias.clone(), slot, |state| state, cx);
+        let attended = cx.linear(&attention.projection, attended);
+        let attended = attention.joint.leave(attended, cx);
+        let x = cx.residual(&attention.joint.point, attended, x, None);
+        let x = behind(&attention.joint, x, cx);
+        let read = ffn.enter(&x, cx);
+        let fed = self.feed_forward.feed(read, cx);
+        let fed = ffn.leave(fed, cx);
         let x = match &self.language {
             Some(adapter) => {
-                let x = cx.residual(&blocks.after_ffn, fed, x, None);
+                let x = cx.residual(&ffn.point, fed, x, None);
                 self.in_language(adapter, x, cx)
             }
-            None => cx.residual(&blocks.after_ffn, fed, x, self.adapter_norm()),
+            None => cx.residual(&ffn.point, fed, x, self.adapter_norm()),
         };
-        let x = behind(&blocks.ffn_norm, x, cx);
-        cx.output(&blocks.output, x)
+        let x = behind(ffn, x, cx);
+        cx.output(&self.output, x)
     }
 }
 
@@ -152,7 +162,10 @@ fn build(config: XmodConfig, path: &Path, weights: &mut Weights) -> Result<Encod
     let counting = Counting::BehindPadding {
         pad_id: bert.pad_token_id,
     };
-    let sizes = bert.sizes(bert.check(counting, path)?);
+    let options = StandardOptions {
+        norm_first: config.pre_norm,
+        ..bert.layers(bert.check(counting, path)?)
+    };
     config.check(path)?;
     let (d, outside) = (bert.hidden_size, Location::outside(Stack::Encoder));
     Ok(Encoder {
@@ -164,7 +177,7 @@ fn build(config: XmodConfig, path: &Path, weights: &mut Weights) -> Result<Encod
         projection: None,
         stack: XmodStack {
             layers: (0..bert.num_hidden_layers)
-                .map(|index| config.layer(&sizes, index, weights))
+                .map(|index| config.layer(&options, index, weights))
                 .collect(),
             norm: config.pre_norm.then(|| {
                 let mut at = weights.at(outside, "encoder");
@@ -211,23 +224,31 @@ impl XmodConfig {
         }
     }
 
-    fn layer(&self, sizes: &LayerSizes, index: usize, weights: &mut Weights) -> XmodLayer {
-        let (d, d_adapter) = (sizes.d_model, sizes.d_model / self.adapter_reduction_factor);
+    fn layer(&self, options: &StandardOptions, index: usize, weights: &mut Weights) -> XmodLayer {
+        let (d, d_adapter) = (options.d_model, options.d_model / self.adapter_reduction_factor);
         let path = format!("encoder.layer.{index}");
         let language = self.default_language.as_ref().map(|language| {
             let path = format!("{path}.output.adapter_modules.{language}");
             LanguageAdapter {
                 down: weights.linear(&format!("{path}.dense1"), d, d_adapter),
                 up: weights.linear(&format!("{path}.dense2"), d_adapter, d),
+                dropout: options.dropouts[1],
+                activation: options.activation,
             }
         });
         let mut at = weights.at(Location::layer(Stack::Encoder, index), path);
         XmodLayer {
-            attention: sizes.attention(&BERT_NAMES, &mut at),
-            blocks: PostNormBlocks::build(&BERT_NAMES, sizes, &mut at),
-            adapter_norm: self
-                .adapter_layer_norm
-                .then(|| at.layer_norm(NormRole::AdapterNorm, "output.adapter_layer_norm", d, sizes.epsilon)),
+            attention: NormedAttention::build(options, &mut at),
+            feed_forward: FeedForwardBlock::build(options, &mut at),
+            output: at.layer_output(d),
+            adapter_norm: self.adapter_layer_norm.then(|| {
+                at.layer_norm(
+                    NormRole::AdapterNorm,
+                    "output.adapter_layer_norm",
+                    d,
+                    options.norm_epsilon,
+                )
+            }),
             language,
             pre_norm: self.pre_norm,
             reuses_norm: self.adapter_reuse_layer_norm,
