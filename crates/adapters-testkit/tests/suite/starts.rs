@@ -146,6 +146,23 @@ fn same_rows(key: &str, own: Tensor<2>, wanted: Tensor<2>) {
     assert!(error < 2e-3, "{key}: off by {error:e}");
 }
 
+/// Attaches the adapter `a`, which starts from the gradients of two losses, and activates it.
+fn start_from_gradients(adapted: &mut Adapted<Model>, config: &str) {
+    let device = Device::flex();
+    let ids = (0..4).flat_map(|row| (0..12).map(move |at| 5 + (11 * row + 7 * at * (1 + row)) % 80));
+    let ids = TensorData::new(ids.collect::<Vec<i64>>(), [4, 12]);
+    let loss = |adapted: &Adapted<Model>, power: i32| {
+        let text = TextInput::new(Tensor::from_data(ids.clone(), &device));
+        let hidden = adapted.forward(text)?.tanh();
+        Ok::<_, adapters::Error>(hidden.powi_scalar(power).sum())
+    };
+    let options = AttachOptions::default();
+    adapted
+        .attach_from_gradients("a", method(config).unwrap(), [2, 3], loss, &options)
+        .unwrap();
+    adapted.activate("a").unwrap();
+}
+
 #[test]
 fn lora_ga_begins_with_pefts_directions_of_the_gradient() {
     let device = Device::flex();
@@ -160,18 +177,7 @@ fn lora_ga_begins_with_pefts_directions_of_the_gradient() {
         let mut adapted = Adapted::new(base(&device));
         let unread = adapted.attach("a", method(&config).unwrap()).unwrap_err();
         assert!(unread.to_string().contains("attach_from_gradients"), "{unread}");
-        let ids = (0..4).flat_map(|row| (0..12).map(move |at| 5 + (11 * row + 7 * at * (1 + row)) % 80));
-        let ids = TensorData::new(ids.collect::<Vec<i64>>(), [4, 12]);
-        let loss = |adapted: &Adapted<Model>, power: i32| {
-            let text = TextInput::new(Tensor::from_data(ids.clone(), &device));
-            let hidden = adapted.forward(text)?.tanh();
-            Ok::<_, adapters::Error>(hidden.powi_scalar(power).sum())
-        };
-        let options = AttachOptions::default();
-        adapted
-            .attach_from_gradients("a", method(&config).unwrap(), [2, 3], loss, &options)
-            .unwrap();
-        adapted.activate("a").unwrap();
+        start_from_gradients(&mut adapted, &config);
         let error = relative_error(&output(&adapted, &device), &plain);
         assert!(error < 1e-5, "{case}: the start is no identity, {error:e}");
         // Files hold plain LoRA of twice the rank: what trains, and what was taken out.
@@ -202,18 +208,7 @@ fn lora_ga_draws_directions_that_a_and_b_share() {
              ga_direction=random,ga_scale=unit]"
         );
         let mut adapted = Adapted::new(base(&device));
-        let ids = (0..4).flat_map(|row| (0..12).map(move |at| 5 + (11 * row + 7 * at * (1 + row)) % 80));
-        let ids = TensorData::new(ids.collect::<Vec<i64>>(), [4, 12]);
-        let loss = |adapted: &Adapted<Model>, power: i32| {
-            let text = TextInput::new(Tensor::from_data(ids.clone(), &device));
-            let hidden = adapted.forward(text)?.tanh();
-            Ok::<_, adapters::Error>(hidden.powi_scalar(power).sum())
-        };
-        let options = AttachOptions::default();
-        adapted
-            .attach_from_gradients("a", method(&config).unwrap(), [2, 3], loss, &options)
-            .unwrap();
-        adapted.activate("a").unwrap();
+        start_from_gradients(&mut adapted, &config);
         let error = relative_error(&output(&adapted, &device), &plain);
         assert!(error < 1e-5, "the start is no identity, {error:e}");
         stored(&adapted).0
