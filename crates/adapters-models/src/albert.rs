@@ -31,6 +31,7 @@ const ALBERT: EncoderNames = EncoderNames {
 const LAYER: StandardNames = StandardNames {
     attention: "attention",
     projections: ["query", "key", "value", "dense"],
+    keys_first: false,
     attention_norm: "attention.LayerNorm",
     up: "ffn",
     down: "ffn_output",

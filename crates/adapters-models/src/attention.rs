@@ -1,6 +1,8 @@
 //! What the attention of every architecture has in common: heads split and merged, the cache, the hook of keys and values.
 
-use adapters_core::{Hooks, KeyValueHook, KeyValueState, LinearRole, Point, Sited, Sites, Window};
+use adapters_core::{
+    Hooks, KeyValueHook, KeyValueState, LayerMut, LayerRef, LinearRole, Point, SiteInfo, Sited, Sites, Window,
+};
 use adapters_nn::ops;
 use burn::module::Module;
 use burn::nn::Linear;
@@ -28,6 +30,8 @@ pub struct AttentionOptions {
     pub dropout: f64,
     /// Whether queries are computed after keys and values: gates are recorded in the order of the calls.
     pub query_last: bool,
+    /// Whether the published class lists key and value in front of the query. Its sites have that order, by which X-LoRA counts them.
+    pub keys_first: bool,
     /// Id of the padding token, which the reference fills the front of shorter rows with.
     pub filler: usize,
 }
@@ -43,6 +47,7 @@ impl AttentionOptions {
             distances: None,
             dropout,
             query_last: false,
+            keys_first: false,
             filler,
         }
     }
@@ -187,7 +192,7 @@ fn with_sinks(state: KeyValueState, sinks: Tensor<1>, [batch, heads, seq, _]: [u
 }
 
 /// Query, key and value from three linear layers, and what attends: over its own positions or those of an encoder's output.
-#[derive(Module, Sites, Debug)]
+#[derive(Module, Debug)]
 pub struct Attention {
     query: Sited<Linear>,
     key: Sited<Linear>,
@@ -196,6 +201,26 @@ pub struct Attention {
     distances: Option<DistanceScores>,
     #[module(skip)]
     options: AttentionOptions,
+}
+
+impl Sites for Attention {
+    fn visit_sites<'a>(&'a self, visit: &mut dyn FnMut(&'a SiteInfo, LayerRef<'a>)) {
+        let layers = match self.options.keys_first {
+            true => [&self.key, &self.value, &self.query],
+            false => [&self.query, &self.key, &self.value],
+        };
+        layers.into_iter().for_each(|layer| layer.visit_sites(visit));
+        self.key_value.visit_sites(visit);
+    }
+
+    fn visit_sites_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&mut SiteInfo, LayerMut<'a>)) {
+        let layers = match self.options.keys_first {
+            true => [&mut self.key, &mut self.value, &mut self.query],
+            false => [&mut self.query, &mut self.key, &mut self.value],
+        };
+        layers.into_iter().for_each(|layer| layer.visit_sites_mut(visit));
+        self.key_value.visit_sites_mut(visit);
+    }
 }
 
 impl Attention {
@@ -268,5 +293,46 @@ impl Attention {
         let key = cx.linear(&self.key, x.clone());
         let value = cx.linear(&self.value, x);
         (self.options.split(key), self.options.split(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters_core::{Location, Stack};
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::standard_layer::StandardNames;
+    use crate::weights::Weights;
+
+    #[test]
+    fn sites_have_the_order_of_the_published_class() {
+        for (names, expected) in [
+            (StandardNames::BERT, ["q", "k", "v"]),
+            (StandardNames::BART, ["k", "v", "q"]),
+        ] {
+            let mut weights = Weights::random(0, &Device::flex());
+            let options = AttentionOptions {
+                keys_first: names.keys_first,
+                ..AttentionOptions::new(4, 0.0, 0)
+            };
+            let mut at = weights.at(Location::layer(Stack::Decoder, 0), "attention");
+            let mut attention = Attention::build(["q", "k", "v"], "", [true; 3], [8, 2], options, &mut at);
+            let expected = expected.map(|name| format!("attention.{name}"));
+            let mut paths = Vec::new();
+            attention.visit_sites(&mut |info, layer| {
+                if let LayerRef::Linear(_) = layer {
+                    paths.push(info.path.clone());
+                }
+            });
+            assert_eq!(paths, expected);
+            paths.clear();
+            attention.visit_sites_mut(&mut |info, layer| {
+                if let LayerMut::Linear(_) = layer {
+                    paths.push(info.path.clone());
+                }
+            });
+            assert_eq!(paths, expected);
+        }
     }
 }

@@ -107,6 +107,7 @@ const NAMES: EncoderNames = EncoderNames {
 const LAYER: StandardNames = StandardNames {
     attention: "attention",
     projections: ["q_lin", "k_lin", "v_lin", "out_lin"],
+    keys_first: false,
     attention_norm: "sa_layer_norm",
     up: "ffn.lin1",
     down: "ffn.lin2",

@@ -84,6 +84,8 @@ pub(crate) struct StandardNames {
     pub(crate) attention: &'static str,
     /// Query, key, value and output projection.
     pub(crate) projections: [&'static str; 4],
+    /// Whether the published class lists key and value in front of the query.
+    pub(crate) keys_first: bool,
     /// Where keys and values are, in the attention.
     pub(crate) key_value: &'static str,
     pub(crate) attention_norm: &'static str,
@@ -105,6 +107,7 @@ impl StandardNames {
     pub(crate) const BART: Self = Self {
         attention: "self_attn",
         projections: ["q_proj", "k_proj", "v_proj", "out_proj"],
+        keys_first: true,
         key_value: "",
         attention_norm: "self_attn_layer_norm",
         up: "fc1",
@@ -121,6 +124,7 @@ impl StandardNames {
     pub(crate) const BERT: Self = Self {
         attention: "attention",
         projections: ["self.query", "self.key", "self.value", "output.dense"],
+        keys_first: false,
         key_value: "self",
         attention_norm: "attention.output.LayerNorm",
         up: "intermediate.dense",
@@ -136,6 +140,7 @@ impl StandardNames {
     pub(crate) const VIT: Self = Self {
         attention: "attention",
         projections: ["attention.query", "attention.key", "attention.value", "output.dense"],
+        keys_first: false,
         key_value: "attention",
         attention_norm: "layernorm_before",
         up: "intermediate.dense",
@@ -307,6 +312,7 @@ impl NormedAttention {
         let numbers = AttentionOptions {
             distances: options.distances.filter(|_| stack != Stack::Cross),
             query_last: options.query_last,
+            keys_first: names.keys_first,
             ..AttentionOptions::new(options.d_head(), options.attention_dropout, options.filler)
         };
         let ([query, key, value, _], [of_query, of_key, of_value, _]) = (names.projections, options.biases);
