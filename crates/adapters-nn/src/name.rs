@@ -27,15 +27,22 @@ impl UnknownName {
     }
 }
 
-/// The candidate nearest to `name` in spelling, if one is near enough to be a slip.
+/// The candidate nearest to `name` in spelling, if one is near enough to be a slip, or that is the initials of its words.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     // No name is as long, and the comparison takes quadratic time.
     if name.len() > 256 {
         return None;
     }
+    let name = name.to_lowercase();
+    let words = name.split(['_', '-', ' ']);
+    let initials: String = words.filter_map(|word| word.chars().next()).collect();
+    let score = |candidate: String| match initials.len() > 1 && candidate == initials {
+        true => 1.0,
+        false => strsim::jaro_winkler(&name, &candidate),
+    };
     candidates
         .into_iter()
-        .map(|c| (strsim::jaro_winkler(&name.to_lowercase(), &c.to_lowercase()), c))
+        .map(|c| (score(c.to_lowercase()), c))
         .filter(|(score, _)| *score > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, c)| c.to_owned())
@@ -69,6 +76,11 @@ mod tests {
         assert_eq!(near("Paralel").as_deref(), Some("Parallel"));
         assert_eq!(near("batch_split").as_deref(), Some("BatchSplit"));
         assert_eq!(near("houlsby"), None);
+        assert_eq!(near("multi_task").as_deref(), Some("MultiTask"));
+        assert_eq!(
+            nearest("warmup_stable_decay", ["linear", "wsd"]).as_deref(),
+            Some("wsd")
+        );
         assert_eq!(near(&"Stack".repeat(100)), None);
     }
 }

@@ -555,6 +555,7 @@ mod tests {
                 "unknown variant `adamw_8bit`, expected one of `adamw`, `sgd`, `adafactor`, `lion`",
             ),
             (&["train.schedule=cosin"], "`linear`, `cosine`, `constant`, `wsd`"),
+            (&["train.schedule=warmup_stable_decay"], "did you mean `wsd`?"),
             (
                 &["train.metric=f2"],
                 "`train.metric` is `f2`, expected `loss`, `accuracy`, `f1`, `matthews` for",

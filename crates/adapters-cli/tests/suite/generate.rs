@@ -54,6 +54,38 @@ fn texts_are_continued_alone_and_side_by_side() {
 }
 
 #[test]
+fn what_of_the_published_generation_is_not_followed_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    model("llama", dir.path(), &json!({}));
+    let said = |published: &Value, args: &[&str]| {
+        std::fs::write(dir.path().join("generation_config.json"), published.to_string()).unwrap();
+        let output = generate(dir.path(), &[&["--prompt", "w5 w17"], args].concat());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{text}");
+        text
+    };
+    let unsupported = json!({"guidance_scale": 1.5, "stop_strings": ["w3"]});
+    let text = said(&unsupported, &[]);
+    for part in [
+        "warning: ",
+        "generation_config.json sets `guidance_scale` to 1.5, which is not supported and has no effect",
+        "sets `stop_strings` to [\"w3\"], which is not supported and has no effect",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains("suggests"), "{text}");
+
+    let suggested = json!({"do_sample": true, "temperature": 0.6, "top_p": 0.9});
+    let text = said(&suggested, &[]);
+    let hint = "suggests --temperature 0.6 --top-p 0.9; without these options the likeliest token is taken each time";
+    assert!(text.contains(hint) && !text.contains("warning"), "{text}");
+    assert!(!said(&suggested, &["--temperature", "0.6"]).contains("suggests"));
+    assert!(said(&json!({"do_sample": true}), &[]).contains("suggests --temperature 1;"));
+    assert!(said(&json!({"num_beams": 3}), &[]).contains("suggests --beams 3;"));
+    assert!(!said(&json!({"num_beams": 3}), &["--beams", "2"]).contains("suggests"));
+}
+
+#[test]
 fn a_chat_goes_through_the_template_of_the_model() {
     let dir = tempfile::tempdir().unwrap();
     let template = "{% for m in messages %}{{ 'w2 ' if m.role == 'system' else 'w4 ' }}{{ m.content }} {% endfor %}w9";

@@ -73,8 +73,21 @@ impl Task for Seq2SeqLm {
         let (fields, max_length) = (&cx.options.fields, cx.options.max_length);
         let layout = Layout::new(cx)?;
         let example = |record: &Record| {
-            let Passage::Completion { prompt, completion } = record.passage(fields)? else {
-                return Err(record.missing(&fields.prompt).into());
+            let (prompt, completion) = match record.passage(fields)? {
+                Passage::Completion { prompt, completion } => (prompt, completion),
+                Passage::Chat(_) => {
+                    return Err(TrainError::Value {
+                        field: "data",
+                        expected: format!(
+                            "`{}` and `{}`, two texts, for the task `{}`; chats are data of `causal_lm`",
+                            fields.prompt,
+                            fields.completion,
+                            Self::NAME
+                        ),
+                        found: format!("messages at {}", record.location()),
+                    });
+                }
+                Passage::Text(_) => return Err(record.missing(&fields.prompt).into()),
             };
             let (mut prompt, mut completion) = layout.encode(&prompt, &completion)?;
             check_vocabulary(prompt.iter().chain(&completion), cx.model.vocab_size())?;
