@@ -112,7 +112,7 @@ pub fn merge(model: &mut impl Host, set: &AdapterSet, name: &str) -> Result<Merg
     let attached = set.attached(name)?;
     let mut replaced = Vec::new();
     let mut changes = Vec::new();
-    for layer in attached.layers() {
+    for layer in attached.acting_layers() {
         let (merged, change) = fold(attached, layer, model)?;
         changes.push((layer.info.path.clone(), change));
         replaced.push((layer.info.site, merged));

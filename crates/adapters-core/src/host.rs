@@ -143,6 +143,18 @@ pub trait Host: Sites {
     }
 }
 
+/// Whether a module is of a larger class around the model, whose paths it does not share: a layer of a head, or a language-model head
+/// of a class that has none.
+pub fn is_outside(info: &SiteInfo, host: &dyn Host) -> bool {
+    match info.site.role {
+        Role::HeadTransform => true,
+        Role::LmHead => {
+            !host.is_larger_class() && !host.base_prefix().is_empty() && host.class_name().ends_with("Model")
+        }
+        _ => false,
+    }
+}
+
 fn at<'a, H: Sites + ?Sized>(host: &'a H, site: Site) -> Option<LayerRef<'a>> {
     let mut found = None;
     host.visit_sites(&mut |info, layer| {

@@ -24,7 +24,7 @@ pub use adapters_sites::{
 pub use burn::module::ParamId;
 pub use erased::Erased;
 pub use error::Error;
-pub use host::Host;
+pub use host::{Host, is_outside};
 pub use method::Method;
 pub use method::any::AnyMethod;
 pub use method::build::Build;
@@ -63,7 +63,7 @@ pub use adapters_nn::{NormParameters, NormWeight, Normalization};
 #[doc(hidden)]
 pub use adapters_sites::{
     Adaptable, BareParameter, ConvolutionRole, GroupedConvolution, LayerMut, LayerRef, Matrices, MatricesRole,
-    TokenTable, convolved,
+    TableRole, convolved,
 };
 #[doc(hidden)]
 pub use erased::ErasedLayer;

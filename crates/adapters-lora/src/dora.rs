@@ -55,14 +55,17 @@ impl Method for DoraConfig {
     const DESCRIPTION: &'static str = "A low-rank update of the direction of the weight, and a learned magnitude.";
 
     fn check(&self) -> Result<(), ConfigError> {
-        self.lora.check_for_variant()
+        self.lora.check_for_dora()
     }
 
     fn target(&self) -> Target {
-        self.lora.target.to_target()
+        self.lora.all_targets()
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        if let Some(copy) = self.lora.copied(site, build)? {
+            return Ok(copy);
+        }
         let mut builder = SiteBuilder::new(Self::NAME, &self.lora.target, self.lora.seed, site, build);
         if let SiteKind::Table { rows, d_model, padding } = site.kind
             && self.definition == DoraDefinition::Peft
@@ -92,6 +95,7 @@ impl Method for DoraConfig {
             faster: Some(&self.lora),
             patterns: Some(&self.lora),
             scaled: Some(&self.lora),
+            tied: self.lora.ties_copies().then_some(&self.lora),
             ..Capabilities::default()
         }
     }
@@ -272,9 +276,8 @@ where
     }
 
     fn merged(&self, base: LinearWeight, shared: &D::Shared) -> Result<LinearWeight, NotMergeable> {
-        let update = self.inner.update(shared)?;
         let factor = self.factor(base.weight.clone(), shared);
-        let merged = base.plus(update);
+        let merged = self.inner.merged(base, shared)?;
         Ok(LinearWeight {
             weight: merged.weight * factor.clone().unsqueeze(),
             bias: match self.definition {

@@ -3,8 +3,8 @@
 use adapters_core::target::{Target, name_matches};
 use adapters_core::{
     AdapterHub, Attached, Build, Capabilities, Codec, ConfigError, ConvertsForStorage, Erased, Error, Format, Host,
-    LearnsFaster, Method, ModulePatterns, Peft, ScalesUpdate, SiteInfo, SiteKind, SiteLayer, StoredConfig, TiesHead,
-    config::from_fields,
+    LearnsFaster, Method, ModulePatterns, Peft, ScalesUpdate, SiteInfo, SiteKind, SiteLayer, StoredConfig, Tensors,
+    TiesHead, config::from_fields,
 };
 use adapters_methods::{copies::TableCopy, copies::bias_copy_of, copies::copy_of};
 use adapters_nn::draw;
@@ -34,16 +34,7 @@ impl Method for LoraConfig {
     }
 
     fn target(&self) -> Target {
-        let mut targets = vec![self.updated_modules()];
-        targets.extend(self.parameters());
-        targets.extend(self.saved_modules());
-        if self.bias == BiasTraining::All {
-            targets.push(Target::Biased);
-        }
-        match targets.len() {
-            1 => targets.remove(0),
-            _ => Target::Any(targets),
-        }
+        self.all_targets()
     }
 
     fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
@@ -57,11 +48,8 @@ impl Method for LoraConfig {
             );
             return Err(Self::refuse(site, reason));
         }
-        if let Some(saved) = self.saved_modules()
-            && saved.covers(site)?
-        {
-            let copy = copy_of(build.host, site, build.device);
-            return copy.ok_or_else(|| Self::refuse(site, "the model gives no access to this weight"));
+        if let Some(copy) = self.copied(site, build)? {
+            return Ok(copy);
         }
         let as_parameter = self.adapts_parameter(site)?;
         if as_parameter
@@ -71,10 +59,6 @@ impl Method for LoraConfig {
                 site,
                 "for a parameter only plain LoRA without dropout is supported",
             ));
-        }
-        if self.bias == BiasTraining::All && !as_parameter && !self.updated_modules().covers(site)? {
-            let copy = bias_copy_of(build.host, site.site, build.device);
-            return copy.ok_or_else(|| Self::refuse(site, "it has no bias to train"));
         }
         let mut builder = SiteBuilder::new(Self::NAME, &self.target, self.seed, site, build);
         match site.kind {
@@ -100,7 +84,7 @@ impl Method for LoraConfig {
             patterns: Some(self),
             scaled: Some(self),
             from_inputs: self.needs_data().then_some(self),
-            tied: self.ensure_weight_tying.then_some(self),
+            tied: self.ties_copies().then_some(self),
             ..Capabilities::default()
         }
     }
@@ -143,6 +127,37 @@ impl ScalesUpdate for LoraConfig {
 }
 
 impl LoraConfig {
+    /// What is updated, copied, or trained in its bias.
+    pub(crate) fn all_targets(&self) -> Target {
+        let mut targets = vec![self.updated_modules()];
+        targets.extend(self.parameters());
+        targets.extend(self.saved_modules());
+        if self.bias == BiasTraining::All {
+            targets.push(Target::Biased);
+        }
+        match targets.len() {
+            1 => targets.remove(0),
+            _ => Target::Any(targets),
+        }
+    }
+
+    /// The copy of a module or of its bias that trains at a site; `None` where there is an update.
+    pub(crate) fn copied(&self, site: &SiteInfo, build: &Build<'_>) -> Result<Option<SiteLayer>, Error> {
+        if let Some(saved) = self.saved_modules()
+            && saved.covers(site)?
+        {
+            let copy = copy_of(build.host, site, build.device);
+            let copy = copy.ok_or_else(|| Self::refuse(site, "the model gives no access to this weight"));
+            return copy.map(Some);
+        }
+        if self.bias == BiasTraining::All && !self.adapts_parameter(site)? && !self.updated_modules().covers(site)? {
+            let copy = bias_copy_of(build.host, site.site, build.device);
+            let copy = copy.ok_or_else(|| Self::refuse(site, "it has no bias to train"));
+            return copy.map(Some);
+        }
+        Ok(None)
+    }
+
     /// The update of a linear layer.
     pub(crate) fn low_rank(&self, builder: &mut SiteBuilder<'_>) -> Result<LowRank, Error> {
         let (d_in, d_out) = builder.dims()?;
@@ -187,7 +202,7 @@ impl LoraConfig {
                 b: builder.param(b.clone(), self.dtype).set_require_grad(false),
             });
             (a, b, origin)
-        } else if let Some(table) = builder.site.tied_to.filter(|_| self.ensure_weight_tying) {
+        } else if let Some(table) = builder.site.tied_to.filter(|_| self.ties_updates()) {
             // As the table starts, the other way round.
             let (a, b) = table_start(&mut builder.build.rng(self.seed, table), [d_out, d_in], rank);
             let transposed = |data| {
@@ -316,7 +331,7 @@ fn table_start(rng: &mut ChaCha8Rng, [rows, d_model]: [usize; 2], rank: usize) -
 
 impl TiesHead for LoraConfig {
     /// A copy is one for both. Low-rank updates have parameters of their own at each.
-    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+    fn on_tied_head(&self, table: &SiteLayer, _head: &SiteInfo) -> Option<SiteLayer> {
         let SiteLayer::Table(layer) = table else { return None };
         let copy: &TableCopy = layer.downcast_ref()?;
         Some(SiteLayer::Linear(Erased::new(copy.on_head())))
@@ -369,6 +384,12 @@ impl Codec<Peft> for LoraConfig {
 
     fn stored_shape(&self, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
         peft::lora_shape(site, param, shape)
+    }
+
+    /// With the head's name among the modules where peft has taken it out, as it does once the head is tied to a table.
+    fn adjusted_to(&self, tensors: &Tensors) -> Option<Self> {
+        let is_tied = self.ties_copies() || self.ties_updates();
+        (self.ensure_weight_tying && !is_tied).then(|| self.with_tied_head(tensors))?
     }
 
     /// The product that peft takes out of the weight again when it loads a file of PiSSA or OLoRA.

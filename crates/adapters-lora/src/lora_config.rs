@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use adapters_core::target::{ModulePattern, ModuleTarget, Target, pattern_value};
-use adapters_core::{ConfigError, Error, SiteInfo};
+use adapters_core::{ConfigError, Error, SiteInfo, Tensors};
+use burn::tensor::TensorData;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -93,7 +94,8 @@ pub struct LoraConfig {
     /// linear layers. There is no dropout on what they read.
     pub target_parameters: Option<Vec<String>>,
     /// Whether an embedding table and a head whose weight it is are adapted alike: A of the one is B of the other, and a copy is
-    /// one for both. Nothing where the head has a weight of its own.
+    /// one for both. Nothing where the head has a weight of its own, nor, as in the reference, unless the last component of a name of
+    /// `target_modules` or `modules_to_save` is `embed_tokens` or `lm_head`.
     pub ensure_weight_tying: bool,
     /// The ranges of layers that the model was made of before it was adapted, where some are used several times; none for any
     /// model. A file of an adapter of such a model has them.
@@ -245,8 +247,23 @@ impl LoraConfig {
         self.check_for_variant()
     }
 
-    /// Refuses what only plain LoRA computes, and the first field outside its range.
+    /// Refuses what only plain LoRA and DoRA compute, and the first field outside its range.
     pub(crate) fn check_for_variant(&self) -> Result<(), ConfigError> {
+        let unsupported = |field, found: String| Err(ConfigError::Unsupported { field, found });
+        if self.bias != BiasTraining::None {
+            return unsupported("bias", format!("{:?} with a variant of LoRA", self.bias));
+        }
+        if self.modules_to_save.is_some() {
+            return unsupported("modules_to_save", "set with a variant of LoRA".to_owned());
+        }
+        if self.ensure_weight_tying {
+            return unsupported("ensure_weight_tying", "true with a variant of LoRA".to_owned());
+        }
+        self.check_for_dora()
+    }
+
+    /// Refuses what only plain LoRA computes, and the first field outside its range.
+    pub(crate) fn check_for_dora(&self) -> Result<(), ConfigError> {
         self.check_fields()?;
         let unsupported = |field, found: String| Err(ConfigError::Unsupported { field, found });
         if self.up_bias {
@@ -258,19 +275,13 @@ impl LoraConfig {
         if self.layer_replication.is_some() {
             return unsupported("layer_replication", "set with a variant of LoRA".to_owned());
         }
-        if self.ensure_weight_tying {
+        if self.ties_updates() {
             return unsupported("ensure_weight_tying", "true with a variant of LoRA".to_owned());
         }
         if self.init.is_computed() {
             return unsupported("init_weights", format!("{:?} with a variant of LoRA", self.init));
         }
-        if self.bias != BiasTraining::None {
-            return unsupported("bias", format!("{:?} with a variant of LoRA", self.bias));
-        }
-        match &self.modules_to_save {
-            Some(_) => unsupported("modules_to_save", "set with a variant of LoRA".to_owned()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Rank and scale at a path.
@@ -292,18 +303,52 @@ impl LoraConfig {
 
     /// Modules trained as a whole.
     pub(crate) fn saved_modules(&self) -> Option<Target> {
-        Some(self.tied(match self.modules_to_save.clone()? {
+        let copied = match self.modules_to_save.clone()? {
             ModulePattern::Names(names) => Target::Endings(names),
             modules => Target::Modules(ModuleTarget::new(modules)),
-        }))
+        };
+        Some(tied_if(self.ties_copies(), copied))
     }
 
-    /// The modules with a low-rank update. What is copied and what is updated is not tied both: as in the reference, copies are.
+    /// The modules with a low-rank update.
     pub(crate) fn updated_modules(&self) -> Target {
-        match self.modules_to_save {
-            Some(_) => self.target.to_target(),
-            None => self.tied(self.target.to_target()),
-        }
+        tied_if(self.ties_updates(), self.target.to_target())
+    }
+
+    /// Whether a copy of a table is one for its head, too. As in the reference, that takes a name of table or head among those of
+    /// the modules.
+    pub(crate) fn ties_copies(&self) -> bool {
+        self.ensure_weight_tying && self.modules_to_save.as_ref().is_some_and(names_table_or_head)
+    }
+
+    /// The configuration that names the head, if a file with these tensors has it tied to the table: with updates of its own, or the
+    /// table's copy again.
+    pub(crate) fn with_tied_head(&self, tensors: &Tensors) -> Option<Self> {
+        let (has_update, mut config) = (tensors.keys().any(|key| key.contains("lm_head.lora_A")), self.clone());
+        let head = tensors.iter().find(|(key, _)| key.ends_with("lm_head.weight"));
+        let is_copy = |(key, data): (&String, &TensorData)| {
+            let is_other = head.is_some_and(|(own, weight)| own != key && weight == data);
+            is_other && !key.contains("original_module")
+        };
+        let modules = match (&mut config.modules_to_save, &mut config.target) {
+            (Some(modules), _) if tensors.iter().any(is_copy) => modules,
+            (None, LoraTarget::Modules(target)) if has_update => &mut target.modules,
+            _ => return None,
+        };
+        let ModulePattern::Names(names) = modules else {
+            return None;
+        };
+        names.push("lm_head".to_owned());
+        Some(config)
+    }
+
+    /// The same of low-rank updates. What is copied and what is updated is not tied both: as in the reference, copies are.
+    pub(crate) fn ties_updates(&self) -> bool {
+        let named = match &self.target {
+            LoraTarget::Modules(target) => names_table_or_head(&target.modules),
+            LoraTarget::Roles(_) => false,
+        };
+        self.ensure_weight_tying && named && !self.ties_copies()
     }
 
     /// Parameters that are adapted besides.
@@ -316,11 +361,25 @@ impl LoraConfig {
     pub(crate) fn adapts_parameter(&self, site: &SiteInfo) -> Result<bool, Error> {
         self.parameters().map_or(Ok(false), |target| target.covers(site))
     }
+}
 
-    fn tied(&self, target: Target) -> Target {
-        match self.ensure_weight_tying {
-            true => Target::Tied(Box::new(target)),
-            false => target,
+/// The target, with tables and the heads whose weights they are together if that is so.
+fn tied_if(is_tied: bool, target: Target) -> Target {
+    match is_tied {
+        true => Target::Tied(Box::new(target)),
+        false => target,
+    }
+}
+
+/// Whether modules are named that the reference takes for a token table or its head.
+fn names_table_or_head(modules: &ModulePattern) -> bool {
+    const KNOWN: [&str; 2] = ["embed_tokens", "lm_head"];
+    match modules {
+        ModulePattern::AllLinear => false,
+        ModulePattern::Names(names) => {
+            let last = |name: &String| name.rsplit('.').next().is_some_and(|last| KNOWN.contains(&last));
+            names.iter().any(last)
         }
+        ModulePattern::Regex(_) => KNOWN.iter().any(|known| modules.matches(known).unwrap_or(false)),
     }
 }

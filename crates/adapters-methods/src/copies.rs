@@ -15,7 +15,8 @@ pub fn copy_of(host: &dyn Host, info: &SiteInfo, device: &Device) -> Option<Site
     let site = info.site;
     if let Some(frozen) = host.linear(site) {
         return Some(SiteLayer::Linear(Erased::new(LinearCopy {
-            weight: Param::from_data(float_weight(frozen).transpose().into_data(), device),
+            weight: Param::from_data(published(float_weight(frozen), info.input_first).into_data(), device),
+            input_first: info.input_first,
             bias: frozen.bias.as_ref().map(|bias| copied(bias, device)),
         })));
     }
@@ -104,11 +105,21 @@ impl SiteAdapter<NormState> for BiasCopy {
 
 named_params!(BiasCopy: "bias" => bias);
 
-/// A copy of a linear layer in its place. The weight is published as `[d_out, d_in]`.
+/// The weight `[d_in, d_out]` of a linear layer as it is published, or the other way round.
+fn published(weight: Tensor<2>, input_first: bool) -> Tensor<2> {
+    match input_first {
+        true => weight,
+        false => weight.transpose(),
+    }
+}
+
+/// A copy of a linear layer in its place. The weight is as it is published.
 #[derive(Module, Debug)]
 pub struct LinearCopy {
-    /// `[d_out, d_in]`.
+    /// `[d_out, d_in]`, or `[d_in, d_out]` of a layer that stores the input first.
     pub weight: Param<Tensor<2>>,
+    /// Whether it is `[d_in, d_out]`.
+    pub input_first: bool,
     /// `[d_out]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
@@ -116,7 +127,7 @@ pub struct LinearCopy {
 impl LinearCopy {
     fn weight(&self) -> LinearWeight {
         LinearWeight {
-            weight: self.weight.val().transpose(),
+            weight: published(self.weight.val(), self.input_first),
             bias: self.bias.as_ref().map(|bias| bias.val()),
         }
     }
@@ -204,6 +215,7 @@ impl TableCopy {
     pub fn on_head(&self) -> LinearCopy {
         LinearCopy {
             weight: self.weight.clone(),
+            input_first: false,
             bias: None,
         }
     }

@@ -265,8 +265,16 @@ impl ErasedMethod for Union {
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
         match self.owner(site) {
             Ok(member) => member.nested_key(format, site, adapter, param),
-            // No member targets this site, so that no layer was built there.
-            Err(_) => format!("{}.{param}", site.path),
+            // No member targets this site: what is there is tied to a table. The members inside the file of another are the last.
+            Err(_) => match self
+                .members
+                .iter()
+                .rev()
+                .find(|member| member.capabilities().tied.is_some())
+            {
+                Some(member) => member.nested_key(format, site, adapter, param),
+                None => format!("{}.{param}", site.path),
+            },
         }
     }
 
@@ -408,9 +416,18 @@ impl NeedsTokenizer for Union {
 }
 
 impl TiesHead for Union {
-    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+    /// A head that a member targets is that member's: it may tie it, too.
+    fn on_tied_head(&self, table: &SiteLayer, head: &SiteInfo) -> Option<SiteLayer> {
+        if let Ok(owner) = self.owner(head) {
+            return owner.capabilities().tied?.on_tied_head(table, head);
+        }
         let mut tied = self.members.iter().filter_map(|member| member.capabilities().tied);
-        tied.find_map(|tied| tied.on_tied_head(table))
+        tied.find_map(|tied| tied.on_tied_head(table, head))
+    }
+
+    fn on_tied_table(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        let mut tied = self.members.iter().filter_map(|member| member.capabilities().tied);
+        tied.find_map(|tied| tied.on_tied_table(table))
     }
 }
 

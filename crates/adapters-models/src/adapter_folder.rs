@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use adapters_core::{AdapterSet, Format, Host};
-use adapters_store::{Manifest, SavedFiles, base_name, name_base, save_adapter};
+use adapters_core::{AdapterSet, Format, Host, Role, is_outside};
+use adapters_store::{Manifest, SavedFiles, base_name, name_base, read_safetensors, save_adapter, write_weights};
 
 use crate::error::ModelError;
-use crate::heads::Head;
+use crate::heads::{Head, named_by_larger_class};
 use crate::model::Model;
 use crate::pretrained::Pretrained;
 use crate::save_checkpoint::copy_tokenizer;
@@ -60,12 +60,24 @@ impl AdapterFolder<'_> {
         // A head in PEFT's files has decided it.
         let has_own = self.head.is_some() && holds_head;
         let task_type = self.base.kind().peft_task_type().filter(|_| !has_own);
+        // The class that the task type stands for has a head around the base.
+        if self.format == Format::Peft && task_type.is_some() && self.head_is_outside() {
+            let path = dir.join(Format::Peft.weights_file());
+            let (tensors, _) = read_safetensors(&path)?;
+            write_weights(&path, &named_by_larger_class(tensors, self.base))?;
+        }
         let task_type = name_base(dir, self.format, &base_name(base), self.base.class_name(), task_type)?;
         Ok(WrittenAdapter {
             files,
             task_type,
             holds_head,
         })
+    }
+
+    /// Whether the language-model head is one of a class around the base.
+    fn head_is_outside(&self) -> bool {
+        let mut sites = self.base.sites().into_iter();
+        sites.any(|info| info.site.role == Role::LmHead && is_outside(&info, self.base))
     }
 
     /// Writes the head, the manifest and the tokenizer next to what has this configuration; whether the head, if there is one, is in

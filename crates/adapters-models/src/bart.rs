@@ -4,6 +4,7 @@
 //! Comprehension*, Lewis et al., 2019, <https://arxiv.org/abs/1910.13461>. Behavior follows `BartModel` and
 //! `BartForConditionalGeneration` of Hugging Face transformers.
 
+use adapters_core::Role;
 use burn::module::Param;
 use serde_json::{Map, Value, json};
 
@@ -103,10 +104,13 @@ pub(crate) const BART: Variant = Variant {
 #[derive(Module, Sites, Debug)]
 pub(crate) struct BartModel {
     shared: Sited<Embedding>,
+    encoder_tokens: Sited<Embedding>,
     embedded: Point<EmbeddingHook>,
     encoder: BartStack,
     embedding: Point<EmbeddingHook>,
+    decoder_tokens: Sited<Embedding>,
     decoder: BartStack,
+    lm_head: Sited<Linear>,
     /// `[1, vocab]`, added to the scores; `None` where the checkpoint was saved from a class without scores.
     final_logits_bias: Option<Param<Tensor<2>>>,
     #[module(skip)]
@@ -164,26 +168,40 @@ impl BartModel {
             ..
         } = config.stacks;
         let outside = Location::outside(Stack::Encoder);
-        let shared = weights.at(outside, "").table("shared", [vocab, d], Some(pad_token_id));
+        let shared = weights
+            .at(outside, "")
+            .shared_table("shared", [vocab, d], Some(pad_token_id));
+        let decoder_tokens =
+            weights
+                .at(Location::outside(Stack::Decoder), "decoder")
+                .reads(&shared, "embed_tokens", true);
+        let lm_head =
+            weights
+                .at_top(Location::outside(Stack::Decoder), "lm_head")
+                .head(false, Some(&shared), [d, vocab]);
         let at = weights.at(outside, "encoder");
+        let encoder_tokens = at.reads(&shared, "embed_tokens", true);
         let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "embed_tokens", d);
         let embedding = at.embedded(EmbeddingRole::Embedding, "layernorm_embedding", d);
         let bias = "final_logits_bias";
         Ok(Self {
             shared,
+            encoder_tokens,
             embedded,
             encoder: BartStack::build(&config, &variant, activation, Stack::Encoder, weights),
             embedding,
+            decoder_tokens,
             decoder: BartStack::build(&config, &variant, activation, Stack::Decoder, weights),
+            lm_head,
             final_logits_bias: weights.has(bias).then(|| weights.matrix(bias, 1, vocab)),
             config,
             variant,
         })
     }
 
-    /// Rows of the table, as both stacks read them.
-    fn looked_up(&self, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let tokens = cx.lookup(&self.shared, ids);
+    /// Rows of the table, as a stack reads them.
+    fn looked_up(&self, table: &Sited<Embedding>, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let tokens = cx.lookup(table, ids);
         match self.config.scale_embedding {
             true => tokens * (self.config.stacks.d_model as f64).sqrt(),
             false => tokens,
@@ -233,7 +251,7 @@ impl TwoStacks for BartModel {
     }
 
     fn embed(&self, TextInput { ids, padding, .. }: TextInput, cx: &mut Hooks<'_>) -> EmbeddingState {
-        let tokens = self.looked_up(ids, cx);
+        let tokens = self.looked_up(&self.encoder_tokens, ids, cx);
         let mut state = cx.embedding(&self.embedded, EmbeddingState::new(tokens, padding));
         state.hidden = self.encoder.embed(state.hidden, 0, cx);
         let mut state = cx.embedding(&self.embedding, state);
@@ -246,7 +264,7 @@ impl TwoStacks for BartModel {
     }
 
     fn embed_decoder(&self, ids: Tensor<2, Int>, first: usize, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let tokens = self.looked_up(ids, cx);
+        let tokens = self.looked_up(&self.decoder_tokens, ids, cx);
         let hidden = self.decoder.embed(tokens, first, cx);
         cx.dropout(hidden, self.config.stacks.dropout)
     }
@@ -255,9 +273,12 @@ impl TwoStacks for BartModel {
         self.decoder.extend(chain, [Some(frame.mask), frame.encoded_mask])
     }
 
-    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> LinearScores {
-        let bias = self.final_logits_bias.as_ref().map(|bias| bias.val().squeeze_dim(0));
-        LinearScores::projected(hidden, self.shared.weight.val(), bias)
+    fn vocabulary_scores(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> LinearScores {
+        let scores = LinearScores::of(&self.lm_head, hidden, cx);
+        match &self.final_logits_bias {
+            Some(bias) => scores.plus(bias.val().squeeze_dim(0)),
+            None => scores,
+        }
     }
 }
 
@@ -306,5 +327,13 @@ impl Host for BartModel {
 
     fn attention_dropout(&self) -> f64 {
         self.config.stacks.attention_dropout
+    }
+
+    /// What adapts the table acts where it is read.
+    fn hub_role(&self, role: Role) -> Role {
+        match role {
+            Role::SharedTable => Role::TokenEmbedding,
+            role => role,
+        }
     }
 }

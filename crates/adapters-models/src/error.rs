@@ -55,6 +55,19 @@ pub enum ModelError {
         /// Why not.
         reason: String,
     },
+    /// A weight that a checkpoint has once is two.
+    #[error(
+        "a checkpoint of a `{architecture}` model has one weight for `{path}` and `{table}`, and the two differ here, as after an adapter \
+         at one of them was merged"
+    )]
+    OneWeight {
+        /// The published `model_type`.
+        architecture: String,
+        /// The path of the one.
+        path: String,
+        /// The path of the other.
+        table: String,
+    },
     /// A configuration value the architecture cannot have.
     #[error("{}: `{field}` is {found}, expected {expected}", path.display())]
     Config {

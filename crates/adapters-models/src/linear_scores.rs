@@ -45,6 +45,22 @@ impl LinearScores {
         }
     }
 
+    /// With `more`, `[outputs]`, added to the scores of each position.
+    #[must_use]
+    pub(crate) fn plus(self, more: Tensor<1>) -> Self {
+        match self {
+            Self::Computed(scores) => Self::Computed(scores + more.unsqueeze()),
+            Self::Deferred { hidden, weight, bias } => Self::Deferred {
+                hidden,
+                weight,
+                bias: Some(match bias {
+                    Some(bias) => bias + more,
+                    None => more,
+                }),
+            },
+        }
+    }
+
     /// With `change` made to each score, which computes them.
     #[must_use]
     pub fn map(self, change: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Self {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use adapters_adapted::FrozenLayer;
-use adapters_core::{Host, Site, SiteInfo};
+use adapters_core::{Host, Site, SiteInfo, is_outside};
 use adapters_nn::float_weight;
 use adapters_store::{StoreError, TensorOutline, TensorProblem, atomic, read_json, write_each, write_json};
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
@@ -254,7 +254,14 @@ impl<M: Host> Replaced<'_, M> {
                 return Ok(parameter.map(|key| (key, data())).into_iter().collect());
             }
             FrozenLayer::Norm(norm) => (norm.weight.into_data(), norm.bias),
-            FrozenLayer::Table(table) => (table.weight.val().into_data(), None),
+            FrozenLayer::Table(table) => {
+                let data = table.weight.val().into_data();
+                match self.table_of(info)? {
+                    Some(whole) if whole.clone().into_data() != data => return Err(self.one_weight(info)),
+                    Some(_) if !self.stored.contains_key(&named("weight")) => return Ok(Vec::new()),
+                    _ => (data, None),
+                }
+            }
             FrozenLayer::Linear(layer) => {
                 let weight = match info.input_first {
                     true => float_weight(&layer),
@@ -264,7 +271,7 @@ impl<M: Host> Replaced<'_, M> {
                 let key = named("weight");
                 // A head in `bf16` has a rounded copy of the table.
                 let rounded = layer.weight.val().dtype() == DType::BF16;
-                match self.tied_to(info)? {
+                match self.table_of(info)? {
                     None => (weight.into_data(), bias),
                     Some(table) => {
                         let table = match rounded {
@@ -275,6 +282,7 @@ impl<M: Host> Replaced<'_, M> {
                         match table.into_data() == data {
                             true if !self.stored.contains_key(&key) => return Ok(Vec::new()),
                             true => (data, bias),
+                            false if is_outside(info, self.model) => return Err(self.one_weight(info)),
                             false => {
                                 self.untied = true;
                                 ((weight * self.model.tied_head_scale()).into_data(), bias)
@@ -307,9 +315,9 @@ impl<M: Host> Replaced<'_, M> {
         Ok([(key, weight)].into_iter().chain(bias).collect())
     }
 
-    /// The table that is the weight of this head.
-    fn tied_to(&mut self, info: &SiteInfo) -> Result<Option<Tensor<2>>, ModelError> {
-        let Some(table) = info.tied_to else {
+    /// The table that is the weight of this head, or of this table under another name.
+    fn table_of(&mut self, info: &SiteInfo) -> Result<Option<Tensor<2>>, ModelError> {
+        let Some(table) = info.weight_of else {
             return Ok(None);
         };
         let sites = self.model.sites();
@@ -320,6 +328,17 @@ impl<M: Host> Replaced<'_, M> {
             Some(FrozenLayer::Table(table)) => Some(table.weight.val()),
             _ => self.model.table(table).map(|table| table.weight.val()),
         })
+    }
+
+    /// The refusal of a weight that is no longer the table's.
+    fn one_weight(&self, info: &SiteInfo) -> ModelError {
+        let sites = self.model.sites();
+        let table = sites.into_iter().find(|other| Some(other.site) == info.weight_of);
+        ModelError::OneWeight {
+            architecture: self.model.architecture().to_owned(),
+            path: info.path.clone(),
+            table: table.map_or_else(String::new, |table| table.path),
+        }
     }
 }
 

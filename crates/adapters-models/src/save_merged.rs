@@ -62,10 +62,10 @@ struct Merging<'a, F> {
 impl<F: Fn() -> Result<(Model, ReadErrors), ModelError>> Merging<'_, F> {
     /// The merged layer of a site; `None` for one that stays as it is.
     fn layer(&mut self, info: &SiteInfo) -> Result<Option<FrozenLayer>, ModelError> {
-        let at = |site| self.attached.layers().find(|layer| layer.info.site == site);
+        let at = |site| self.attached.acting_layers().find(|layer| layer.info.site == site);
         let layer = at(info.site);
-        // A head keeps its weight where the table that it shares changes.
-        if layer.is_none() && info.tied_to.and_then(at).is_none() {
+        // A head keeps its weight where the table that it shares changes, and so does a table under another name.
+        if layer.is_none() && info.weight_of.and_then(at).is_none() {
             return Ok(None);
         }
         if self.kept > KEPT {
@@ -81,11 +81,13 @@ impl<F: Fn() -> Result<(Model, ReadErrors), ModelError>> Merging<'_, F> {
                 Some(layer)
             }
             None => {
-                let head = FrozenLayer::of(base, info.site);
-                if let Some(FrozenLayer::Linear(head)) = &head {
-                    head.weight.val();
+                let kept = FrozenLayer::of(base, info.site);
+                match &kept {
+                    Some(FrozenLayer::Linear(head)) => drop(head.weight.val()),
+                    Some(FrozenLayer::Table(table)) => drop(table.weight.val()),
+                    _ => {}
                 }
-                head
+                kept
             }
         };
         read_errors.check()?;

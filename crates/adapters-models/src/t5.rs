@@ -11,7 +11,7 @@ mod distances;
 
 use std::cell::RefCell;
 
-use adapters_core::KeyValueState;
+use adapters_core::{KeyValueState, Role};
 
 use serde_json::json;
 
@@ -28,9 +28,11 @@ pub(crate) use config::T5Config;
 #[derive(Module, Sites, Debug)]
 pub(crate) struct T5Model {
     shared: Sited<Embedding>,
+    encoder_tokens: Sited<Embedding>,
     embedded: Point<EmbeddingHook>,
     embedding: Point<EmbeddingHook>,
     encoder: T5Stack,
+    decoder_tokens: Sited<Embedding>,
     decoder: T5Stack,
     /// The head; its weight is the embedding table's where the two are tied.
     lm_head: Sited<Linear>,
@@ -153,19 +155,27 @@ impl T5Model {
         let variant = config.check(path)?;
         let (d, vocab) = (config.d_model, config.vocab_size);
         let outside = Location::outside(Stack::Encoder);
-        let shared = weights.at(outside, "").table("shared", [vocab, d], None);
+        let is_tied = config.tie_word_embeddings;
+        let shared = weights.at(outside, "").shared_table("shared", [vocab, d], None);
+        let decoder_tokens =
+            weights
+                .at(Location::outside(Stack::Decoder), "decoder")
+                .reads(&shared, "embed_tokens", is_tied);
         let at = weights.at(outside, "encoder.embed_tokens");
+        let encoder_tokens = at.reads(&shared, "", is_tied);
         let embedded = at.embedded(EmbeddingRole::EmbeddedTokens, "", d);
         let embedding = at.embedded(EmbeddingRole::Embedding, "", d);
         let encoder = T5Stack::build(&config, variant, Stack::Encoder, weights);
         let decoder = T5Stack::build(&config, variant, Stack::Decoder, weights);
         let mut at = weights.at(Location::outside(Stack::Decoder), "lm_head");
-        let lm_head = at.head(false, config.tie_word_embeddings.then_some(&shared), [d, vocab]);
+        let lm_head = at.head(false, is_tied.then_some(&shared), [d, vocab]);
         Ok(Self {
             shared,
+            encoder_tokens,
             embedded,
             embedding,
             encoder,
+            decoder_tokens,
             decoder,
             lm_head,
             config,
@@ -348,8 +358,8 @@ impl T5FeedForward {
 }
 
 impl T5Model {
-    fn looked_up(&self, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let hidden = cx.lookup(&self.shared, ids);
+    fn looked_up(&self, table: &Sited<Embedding>, ids: Tensor<2, Int>, cx: &mut Hooks<'_>) -> Tensor<3> {
+        let hidden = cx.lookup(table, ids);
         cx.dropout(hidden, self.config.dropout_rate)
     }
 }
@@ -390,7 +400,7 @@ impl TwoStacks for T5Model {
     }
 
     fn embed(&self, TextInput { ids, padding, .. }: TextInput, cx: &mut Hooks<'_>) -> EmbeddingState {
-        let hidden = self.looked_up(ids, cx);
+        let hidden = self.looked_up(&self.encoder_tokens, ids, cx);
         let state = cx.embedding(&self.embedded, EmbeddingState::new(hidden, padding));
         cx.embedding(&self.embedding, state)
     }
@@ -400,7 +410,7 @@ impl TwoStacks for T5Model {
     }
 
     fn embed_decoder(&self, ids: Tensor<2, Int>, _: usize, cx: &mut Hooks<'_>) -> Tensor<3> {
-        self.looked_up(ids, cx)
+        self.looked_up(&self.decoder_tokens, ids, cx)
     }
 
     fn decoder_layers<'m>(&'m self, chain: Chain<'m>, frame: DecoderFrame) -> Chain<'m> {
@@ -437,6 +447,14 @@ impl Host for T5Model {
         match self.config.tie_word_embeddings {
             true => (self.config.d_model as f64).sqrt().recip(),
             false => 1.0,
+        }
+    }
+
+    /// What adapts the table acts where it is read, with a tied head.
+    fn hub_role(&self, role: Role) -> Role {
+        match role {
+            Role::SharedTable => Role::TokenEmbedding,
+            role => role,
         }
     }
 }

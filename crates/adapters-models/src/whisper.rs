@@ -95,6 +95,7 @@ pub(crate) struct WhisperModel {
     positions: Param<Tensor<2>>,
     layers: Vec<StandardLayer>,
     norm: Sited<LayerNorm>,
+    proj_out: Sited<Linear>,
     #[module(skip)]
     config: WhisperConfig,
 }
@@ -110,12 +111,18 @@ impl FromCheckpoint for WhisperModel {
         let (d, vocab) = (config.stacks.d_model, config.stacks.vocab_size);
         let encoder = WhisperEncoder::of(&config, activation, weights);
         let layers = config.layers(Stack::Decoder, activation, weights);
-        let mut at = weights.at(Location::outside(Stack::Decoder), "decoder");
+        let outside = Location::outside(Stack::Decoder);
+        let mut at = weights.at(outside, "decoder");
+        let words = at.table("embed_tokens", [vocab, d], Some(config.stacks.pad_token_id));
+        let norm = at.layer_norm(NormRole::FinalNorm, "layer_norm", d, NORM_EPSILON);
         Ok(Self {
             encoder,
-            words: at.table("embed_tokens", [vocab, d], Some(config.stacks.pad_token_id)),
+            proj_out: weights
+                .at_top(outside, "proj_out")
+                .head(false, Some(&words), [d, vocab]),
+            words,
             layers,
-            norm: at.layer_norm(NormRole::FinalNorm, "layer_norm", d, NORM_EPSILON),
+            norm,
             positions: weights.matrix("decoder.embed_positions.weight", config.max_target_positions, d),
             config,
         })
@@ -161,8 +168,8 @@ impl TwoStacks for WhisperModel {
         chain.then(|x, cx| cx.norm(&self.norm, x))
     }
 
-    fn vocabulary_scores(&self, hidden: Tensor<3>, _: &mut Hooks<'_>) -> LinearScores {
-        LinearScores::projected(hidden, self.words.weight.val(), None)
+    fn vocabulary_scores(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> LinearScores {
+        LinearScores::of(&self.proj_out, hidden, cx)
     }
 }
 

@@ -79,6 +79,7 @@ impl Method for TrainableTokens {
             indices[*row] = index as i64;
         }
         let layer = TokenRows {
+            tokens: self.token_indices.clone(),
             rows: Param::from_data(table.select(0, chosen.clone()).into_data(), build.device),
             chosen,
             indices: Tensor::from_data(TensorData::new(indices, [rows]), build.device),
@@ -99,14 +100,24 @@ impl Method for TrainableTokens {
 }
 
 impl TiesHead for TrainableTokens {
-    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer> {
+    /// A head of other rows than the table's has rows of its own.
+    fn on_tied_head(&self, table: &SiteLayer, head: &SiteInfo) -> Option<SiteLayer> {
         let SiteLayer::Table(layer) = table else { return None };
         let rows: &TokenRows = layer.downcast_ref()?;
+        if self.target().covers(head).unwrap_or(false) && rows.tokens != self.token_indices {
+            return None;
+        }
         // The padding token's row is fixed only where it is looked up.
         Some(SiteLayer::Linear(Erased::new(TokenRows {
             padding: None,
             ..rows.clone()
         })))
+    }
+
+    fn on_tied_table(&self, table: &SiteLayer) -> Option<SiteLayer> {
+        let SiteLayer::Table(layer) = table else { return None };
+        layer.downcast_ref::<TokenRows>()?;
+        Some(table.clone())
     }
 }
 
@@ -182,6 +193,9 @@ pub(crate) struct TokenRows {
     pub(crate) indices: Tensor<1, Int>,
     /// The index of the padding token's row, which gets no gradient.
     pub(crate) padding: Option<usize>,
+    /// Which rows they are, as numbers.
+    #[module(skip)]
+    pub(crate) tokens: Vec<usize>,
 }
 
 impl TokenRows {

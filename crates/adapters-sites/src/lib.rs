@@ -13,9 +13,8 @@ pub use convolution::{GroupedConvolution, convolved};
 pub use matrices::Matrices;
 pub use site::{
     BareParameter, ConvolutionRole, EmbeddingRole, LinearRole, MatricesRole, NormRole, ResidualRole, Role, Site,
-    SiteInfo, SiteKind, Stack,
+    SiteInfo, SiteKind, Stack, TableRole,
 };
 pub use sited::{
-    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, OutputHook, Point, ResidualHook, Sited,
-    Sites, TokenTable,
+    Adaptable, EmbeddingHook, KeyValueHook, LayerMut, LayerRef, Location, OutputHook, Point, ResidualHook, Sited, Sites,
 };

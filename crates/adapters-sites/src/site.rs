@@ -129,6 +129,8 @@ roles! {
     ConvolutionNorm = "convolution_norm",
     /// Convolution over neighboring positions, in groups of features.
     PositionConvolution = "position_convolution",
+    /// Table of the token embeddings under a name that no layer reads: each stack reads it under one of its own.
+    SharedTable = "shared_table",
 }
 
 /// Declares the roles that layers of one kind can have, so that a layer cannot be built with a role of another kind.
@@ -153,6 +155,11 @@ roles_of! {
     LinearRole: Query, Key, Value, AttentionOutput, FfnUp, FfnGate, FfnDown, Pooler, LmHead, QueryKeyValue,
         GroupedQueryKeyValue, FfnGateUp, Convolution, InputProjection, OutputProjection, EmbeddingProjection,
         HeadProjection, HeadTransform, Router, DistanceKey, DistanceQuery
+}
+
+roles_of! {
+    /// Roles of embedding tables.
+    TableRole: TokenEmbedding, SharedTable
 }
 
 roles_of! {
@@ -365,7 +372,9 @@ pub struct SiteInfo {
     pub kernel: Vec<usize>,
     /// The role by which AdapterHub's configurations select this site: that of the site, unless the model says otherwise.
     pub hub_role: Role,
-    /// The embedding table that a language-model head has its weight in common with.
+    /// The embedding table whose weight this head, or table under another name, has.
+    pub weight_of: Option<Site>,
+    /// The same, where the published model says that what adapts the table acts here, too.
     pub tied_to: Option<Site>,
     /// Where the projections of a fused one lie head by head, the number of heads; `None` where they lie side by side.
     pub interleaved: Option<usize>,
@@ -392,6 +401,7 @@ impl SiteInfo {
             input_first: false,
             kernel: Vec::new(),
             hub_role: site.role,
+            weight_of: None,
             tied_to: None,
             interleaved: None,
             parameter: None,

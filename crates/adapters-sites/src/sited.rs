@@ -15,7 +15,9 @@ use burn::nn::{Dropout, Embedding, LayerNorm, Linear, RmsNorm};
 use burn::tensor::{Device, Tensor};
 
 use crate::matrices::Matrices;
-use crate::site::{EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack};
+use crate::site::{
+    EmbeddingRole, LinearRole, NormRole, ResidualRole, Role, Site, SiteInfo, SiteKind, Stack, TableRole,
+};
 
 /// Something that contains sites: a layer that knows its own, or a struct of such layers, for which `#[derive(Sites)]`
 /// implements it.
@@ -138,18 +140,8 @@ impl Adaptable for Linear {
     }
 }
 
-/// The only role of an embedding table.
-#[derive(Clone, Copy, Debug)]
-pub struct TokenTable;
-
-impl From<TokenTable> for Role {
-    fn from(_: TokenTable) -> Self {
-        Self::TokenEmbedding
-    }
-}
-
 impl Adaptable for Embedding {
-    type Role = TokenTable;
+    type Role = TableRole;
 
     fn kind(&self) -> SiteKind {
         let [rows, d_model] = self.weight.lazy_shape().dims();
@@ -258,6 +250,7 @@ impl Sited<Linear> {
             [d_model, rows].into(),
         );
         let mut head = Self::new(location, LinearRole::LmHead, path, Linear { weight, bias });
+        head.info.weight_of = Some(table.site());
         head.info.tied_to = Some(table.site());
         head
     }
@@ -271,6 +264,19 @@ impl Sited<Embedding> {
             *padding = row;
         }
         self
+    }
+
+    /// The table as the module at `path` reads it: the same weight, not a copy of it. As a [`Module`] it has no parameters. What
+    /// adapts the table acts here, too, if `is_tied`.
+    pub fn read_at(&self, location: Location, path: impl Into<String>, is_tied: bool) -> Self {
+        let layer = Embedding {
+            weight: self.weight.clone(),
+        };
+        let mut table = Self::new(location, TableRole::TokenEmbedding, path, layer);
+        table.info.kind = self.info.kind;
+        table.info.weight_of = Some(self.site());
+        table.info.tied_to = table.info.weight_of.filter(|_| is_tied);
+        table
     }
 }
 
@@ -333,13 +339,13 @@ impl<L: Module> Module for Sited<L> {
     }
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        if self.info.tied_to.is_none() {
+        if self.info.weight_of.is_none() {
             self.layer.visit(visitor);
         }
     }
 
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        match self.info.tied_to {
+        match self.info.weight_of {
             Some(_) => self,
             None => self.with(|layer| layer.map(mapper)),
         }

@@ -51,7 +51,7 @@ impl Sites for LargerClass<'_> {
 impl Host for LargerClass<'_> {
     fn sites(&self) -> Vec<SiteInfo> {
         let named = self.0.sites().into_iter().map(|info| match info.site.role {
-            Role::HeadTransform => info,
+            Role::HeadTransform | Role::LmHead => info,
             _ => SiteInfo {
                 path: format!("{}{}", self.0.base_prefix(), info.path),
                 ..info

@@ -1,6 +1,6 @@
 //! Reading an adapter folder: everything is checked, then the set is touched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,8 @@ use crate::larger_class::LargerClass;
 use crate::tensors::with_shape;
 use crate::{StoreError, TensorProblem, mlx, read_json, read_pytorch, read_safetensors};
 use adapters_core::{
-    AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Role, SiteInfo, SiteKind, StoredConfig, StoredSize,
-    Tensors, build_for_file,
+    AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Role, Site, SiteInfo, SiteKind, StoredConfig,
+    StoredSize, Tensors, build_for_file, is_outside, target::Selection,
 };
 use adapters_methods::Registry;
 use adapters_nn::nearest;
@@ -108,6 +108,9 @@ pub fn load_adapter(
         None => target.select(host)?,
     };
     selection.sites.retain(|info| !is_of_head(info));
+    if folder.format == Format::Peft {
+        leave_out_what_is_absent(&mut selection, &tensors, host);
+    }
     if !is_router {
         selection.sites.extend(of_head);
     }
@@ -122,7 +125,7 @@ pub fn load_adapter(
     })?;
     if folder.format == Format::Peft {
         let keys = adapter
-            .params()
+            .params_by_all_names()
             .flat_map(|param| param.keys(Format::Peft, &folder.stored_name, host));
         tensors = without_second_names(without_adapter_name(tensors, &keys.collect()));
     }
@@ -145,6 +148,23 @@ pub fn load_adapter(
         weights,
         attached,
     })
+}
+
+/// Leaves out, where the file has nothing for them, a head that is outside the class an adapter may have been trained on, and tables under
+/// another name: T5's stacks have their table in common with the model, and `target_modules` of peft then finds it by one name alone.
+fn leave_out_what_is_absent(selection: &mut Selection, tensors: &Tensors, host: &dyn Host) {
+    let selected: Vec<Site> = selection.sites.iter().map(|info| info.site).collect();
+    let is_absent = |info: &mut SiteInfo| {
+        let is_second_name = info.weight_of.is_some() && matches!(info.kind, SiteKind::Table { .. });
+        (is_second_name || is_outside(info, host))
+            && !tensors.keys().any(|key| key.contains(&format!("{}.", info.path)))
+    };
+    for info in selection.sites.extract_if(.., is_absent) {
+        // What is at the table acts here, too.
+        if !info.tied_to.is_some_and(|table| selected.contains(&table)) {
+            selection.skipped.push(info.path);
+        }
+    }
 }
 
 /// The configuration of a folder, its file of weights, and the tensors in it that are of the adapter and not of a head.
@@ -341,7 +361,7 @@ pub(crate) fn fill(
     let mut wanted: Vec<(ParamId, String)> = Vec::new();
     let mut found: HashMap<ParamId, TensorData> = HashMap::new();
     let shapes = adapter.shapes();
-    for param in adapter.params() {
+    for param in adapter.params_by_all_names() {
         // The class that saved decides the prefix: its own, or that of a larger class around it.
         let candidates = param.keys(format, stored_name, host);
         match candidates.iter().find_map(|k| Some((k, tensors.remove(k)?))) {
@@ -370,14 +390,20 @@ pub(crate) fn fill(
                         limit,
                     });
                 }
-                found.insert(param.id, with_shape(data, own));
+                let data = with_shape(data, own);
+                // A parameter that acts at two sites, stored under both names with two values.
+                if found.get(&param.id).is_some_and(|first| *first != data) {
+                    problems.push(TensorProblem::Unexpected { key: key.clone() });
+                }
+                found.insert(param.id, data);
             }
             None if param.method.may_lack(format, &param.param) => {}
             None => wanted.push((param.id, candidates[0].clone())),
         }
     }
     // A parameter that acts at two sites may be stored under one of the names.
-    wanted.retain(|(id, _)| !found.contains_key(id));
+    let mut told = HashSet::new();
+    wanted.retain(|(id, _)| !found.contains_key(id) && told.insert(*id));
     problems.extend(wanted.into_iter().map(|(_, key)| TensorProblem::Missing {
         nearest: nearest(&key, tensors.keys().map(String::as_str)),
         key,
@@ -431,7 +457,9 @@ fn forget_tables(host: &dyn Host, tensors: &mut Tensors) {
             (SiteKind::Linear { .. }, Role::LmHead) => host.linear(info.site).map(|head| head.weight.val().transpose()),
             _ => None,
         };
-        for key in COPIES.map(|end| format!("{}{}{end}", Format::Peft.key_prefix(), info.path)) {
+        let paths = [info.path.clone(), format!("{}{}", host.base_prefix(), info.path)];
+        let names = paths.iter().flat_map(|path| COPIES.map(|end| format!("{path}{end}")));
+        for key in names.map(|name| format!("{}{name}", Format::Peft.key_prefix())) {
             // Rounded to the type it is stored in, as it was when it was written.
             let same = |data: &TensorData| {
                 of_base().is_some_and(|weight| weight.into_data().convert_dtype(data.dtype()) == *data)

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::tensors::with_shape;
 use crate::{StoreError, write_json, write_weights};
-use adapters_core::{AdapterSet, Error, Format, Host, Role, SiteInfo, Tensors};
+use adapters_core::{AdapterSet, Error, Format, Host, SiteInfo, Tensors, is_outside};
 
 /// The version of the reference that folders in AdapterHub's format name. It decides how the reference reads a file: from 1.1.0 on,
 /// alpha means what it says.
@@ -75,7 +75,7 @@ pub fn save_adapter(
             let data = values.get(&p.id)?.clone();
             let shape = p.stored_shape(format, data.shape().to_vec());
             let key = p.key(format, name, host);
-            let key = match p.info.filter(|info| info.site.role != Role::HeadTransform) {
+            let key = match p.info.filter(|info| !is_outside(info, host)) {
                 Some(_) => key.replacen(format.key_prefix(), &prefix, 1),
                 None => key,
             };
@@ -99,7 +99,7 @@ pub fn save_adapter(
 /// are those of the model.
 fn key_prefix(format: Format, sites: &[&SiteInfo], host: &dyn Host) -> String {
     let (plain, inside) = (format.key_prefix(), host.base_prefix());
-    let is_of_head = |info: &&SiteInfo| info.site.role == Role::HeadTransform;
+    let is_of_head = |info: &&SiteInfo| is_outside(info, host);
     let is_long = |info: &&SiteInfo| !is_of_head(info) && info.path.starts_with(inside);
     let is_short = !host.is_larger_class() && !sites.iter().any(is_long);
     match format == Format::Peft && is_short && sites.iter().any(is_of_head) {

@@ -11,8 +11,9 @@ from adapters import LoRAConfig, LoReftConfig, composition, init
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
-    BeitConfig, BeitModel, BertConfig, BertModel, Dinov2Config, Dinov2Model, EncoderDecoderModel, Gemma3ForCausalLM, Gemma3TextConfig,
-    GPT2LMHeadModel, ViTConfig, ViTModel, Wav2Vec2Config, Wav2Vec2Model,
+    BartForConditionalGeneration, BartModel, BeitConfig, BeitModel, BertConfig, BertModel, Dinov2Config, Dinov2Model, EncoderDecoderModel, Gemma3ForCausalLM, Gemma3TextConfig,
+    GPT2LMHeadModel, MT5ForConditionalGeneration, Qwen2ForCausalLM, T5ForConditionalGeneration, ViTConfig, ViTModel, Wav2Vec2Config,
+    Wav2Vec2Model, WhisperForConditionalGeneration,
 )
 
 transformers.logging.set_verbosity_error()
@@ -102,14 +103,18 @@ class Set:
         model = self.base()
         config = LoraConfig(r=3, lora_alpha=5, init_lora_weights=False, target_modules=targets, **options)
         model = get_peft_model(model, config, adapter_name="a").eval()
-        draw([(n, p) for n, p in model.named_parameters() if ".a." in n], 6)
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        draw([(n, p) for n, p in trained if ".a." in n or n.endswith((".a", ".bias"))], 6)
         folder = f"{self.name}/cases/{case}"
         shutil.rmtree(folder, ignore_errors=True)
         model.save_pretrained(f"{folder}/adapters")
         for readme in [f"{folder}/adapters/README.md", f"{folder}/adapters/a/README.md"]:
             if os.path.exists(readme):
                 os.remove(readme)
-        params = {f"a/{n.replace('.a.', '.')}": p for n, p in model.named_parameters() if ".a." in n}
+        saved = load_file(f"{folder}/adapters/a/adapter_model.safetensors")
+        keys = {n.removesuffix(".a").replace(".a.", ".").replace(".modules_to_save.", "."): p for n, p in model.named_parameters()}
+        keys = {k.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"): p for k, p in keys.items()}
+        params = {f"a/{k}": p for k, p in keys.items() if k in saved and p.requires_grad}
         self.record(case, "peft", model, params, {"a": "adapters/a"}, "a", self.inputs, None, note)
 
     def run(self, model, call, probe, params):
@@ -172,6 +177,43 @@ def gpt2():
     s = Set("gpt2", GPT2LMHeadModel, "logits")
     gate = LoRAConfig(r=3, alpha=5, use_gating=True, init_weights="bert")
     s.hub("lora_gating_left", gate, "padding in front, which counts in the gate", text([7, 5, 3], "left"))
+    s.peft("peft_save_conv1d", ["c_attn"], "a copy of a layer whose weight is stored with the input first", modules_to_save=["c_fc"])
+
+
+def bert():
+    s = Set("bert", BertModel, "last_hidden_state")
+    note = "DoRA with biases of the layers that it adapts, and with copies"
+    s.peft("peft_dora_copies", ["query", "value"], note, use_dora=True, bias="lora_only", modules_to_save=["LayerNorm"])
+
+
+def t5():
+    s = Set("t5", T5ForConditionalGeneration, "logits")
+    s.peft("peft_lora_shared", ["q", "shared"], "LoRA on a module that nothing calls: its layers are stored and do not act")
+    s.peft("peft_tokens", ["q"], "rows of the shared table, which act in both stacks and the tied head", trainable_token_indices=[3, 5, 9])
+    s.peft("peft_save_embed_tokens", ["q"], "a copy of the table for each stack", modules_to_save=["embed_tokens"])
+
+
+def mt5():
+    s = Set("mt5", MT5ForConditionalGeneration, "logits")
+    s.peft("peft_tokens", ["q"], "rows of the shared table, which act nowhere where the head is not tied", trainable_token_indices=[3, 5, 9])
+
+
+def bart():
+    s = Set("bart", BartModel, "last_hidden_state")
+    s.peft("peft_lora_embed_tokens", ["q_proj", "embed_tokens"], "LoRA on the table of each stack")
+    s = Set("bart", BartForConditionalGeneration, "logits")
+    s.peft("peft_tokens_lm", ["q_proj"], "rows of the shared table, in the head too", trainable_token_indices={"shared": [3, 5, 9]})
+
+
+def whisper():
+    s = Set("whisper", WhisperForConditionalGeneration, "logits")
+    s.peft("peft_tokens_lm", ["q_proj"], "rows of the table, in the head too", trainable_token_indices=[3, 5, 9])
+
+
+def qwen2_tied():
+    s = Set("qwen2_tied", Qwen2ForCausalLM, "logits")
+    rows = {"embed_tokens": [3, 5, 9], "lm_head": [4, 5]}
+    s.peft("peft_tokens_differ", ["q_proj"], "other rows in the tied head than in the table", trainable_token_indices=rows)
 
 
 def encoder_decoder():
@@ -230,7 +272,10 @@ def wav2vec2_shorter():
     s.peft("peft_lora", ["v_proj", "proj"], "convolutions behind the layers that make the sequence shorter")
 
 
-ALL = [gpt2, encoder_decoder, vit_pair, beit_pair, dinov2_pair, gemma3_bidirectional, bert_decoder, wav2vec2_language, wav2vec2_shorter]
+ALL = [
+    bert, gpt2, t5, mt5, bart, whisper, qwen2_tied, encoder_decoder, vit_pair, beit_pair, dinov2_pair, gemma3_bidirectional, bert_decoder,
+    wav2vec2_language, wav2vec2_shorter,
+]
 for make in ALL:
     if not sys.argv[1:] or make.__name__ in sys.argv[1:]:
         make()

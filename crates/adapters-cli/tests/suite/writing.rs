@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use adapters::METHODS;
-use adapters::store::read_safetensors;
+use adapters::store::{read_json, read_safetensors};
 use adapters::train::{Event, MetricsLog, Outcome, Recipe, Run, TrainError, train};
 use burn::tensor::{Device, TensorData};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Writes what is said behind `w9`, which begins an answer; `w3` ends it, as the model's configuration says.
@@ -256,6 +256,24 @@ fn a_t5_learns_to_answer() {
     assert_eq!(cached, task.generate("run", &["--prompt", &asked, "--no-cache"]));
 }
 
+/// `SEQ_2_SEQ_LM` is `BartForConditionalGeneration`, in which the modules of `BartModel` are below `model`.
+#[test]
+fn a_bart_is_written_for_peft_with_the_names_of_the_class_of_its_task() {
+    let task = Task::new("bart", "seq2seq_lm", false);
+    finish(&task.run("run", &["train.epochs=1", "adapter.config=lora[r=2]"]));
+    let peft = task.path("run/adapter-peft");
+    let config: Value = read_json(&peft.join("adapter_config.json")).unwrap();
+    assert_eq!(config["task_type"], "SEQ_2_SEQ_LM");
+    let (tensors, _) = read_safetensors(&peft.join("adapter_model.safetensors")).unwrap();
+    assert!(!tensors.is_empty());
+    for key in tensors.keys() {
+        assert!(key.starts_with("base_model.model.model."), "{key}");
+    }
+    let asked = question(105);
+    let answer = task.generate("run", &["--prompt", &asked]);
+    assert_eq!(answer, task.say(&peft, &["--prompt", &asked]));
+}
+
 #[test]
 fn a_prompt_before_the_text_is_learned_too() {
     for (family, kind) in [("llama", "causal_lm"), ("t5", "seq2seq_lm")] {
@@ -391,6 +409,9 @@ fn mistakes_are_named() {
         "{\"prompt\": \"\", \"completion\": \"\"}\n",
     )
     .unwrap();
+    let chat =
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"w5\"}, {\"role\": \"assistant\", \"content\": \"w6\"}]}\n";
+    fs::write(t5.path("data/chat.jsonl"), chat).unwrap();
     let bert = Task::new("bert", "causal_lm", false);
     let failing = |task: &Task, overrides: &[&str]| {
         let run = task.recipe(overrides).map(|recipe| Run {
@@ -427,6 +448,15 @@ fn mistakes_are_named() {
             &t5,
             &["data.train=data/wrong.jsonl"],
             &["at least one token", "wrong.jsonl:1"],
+        ),
+        (
+            &t5,
+            &["data.train=data/chat.jsonl"],
+            &[
+                "expected `prompt` and `completion`, two texts, for the task `seq2seq_lm`; chats are data of `causal_lm`",
+                "messages at ",
+                "chat.jsonl:1",
+            ],
         ),
         (
             &llama,

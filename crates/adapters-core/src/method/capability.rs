@@ -161,7 +161,12 @@ pub trait NeedsTokenizer {
 /// A method whose layers at an embedding table act on a language-model head, too, where the head has the table for its weight.
 pub trait TiesHead {
     /// The layer, with the same parameters, at such a head; `None` where the head is left alone.
-    fn on_tied_head(&self, table: &SiteLayer) -> Option<SiteLayer>;
+    fn on_tied_head(&self, table: &SiteLayer, head: &SiteInfo) -> Option<SiteLayer>;
+
+    /// The layer, with the same parameters, where the table is read under another name; `None` where it does not act there.
+    fn on_tied_table(&self, _table: &SiteLayer) -> Option<SiteLayer> {
+        None
+    }
 }
 
 /// A method whose adapters are stored in another way than they train.

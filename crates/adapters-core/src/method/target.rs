@@ -136,8 +136,10 @@ impl Target {
                 let sites = host.sites();
                 let has = |site: Site| selection.sites.iter().any(|info| info.site == site);
                 let meant = |info: &&SiteInfo| {
-                    let of_head = |head: &SiteInfo| head.tied_to == Some(info.site) && has(head.site);
-                    has(info.site) || info.tied_to.is_some_and(has) || sites.iter().any(of_head)
+                    let of_head = |head: &SiteInfo| {
+                        head.linear_dims().is_some() && head.tied_to == Some(info.site) && has(head.site)
+                    };
+                    has(info.site) || tied_table(info).is_some_and(has) || sites.iter().any(of_head)
                 };
                 selection.sites = sites.iter().filter(meant).cloned().collect();
                 return Ok(selection);
@@ -185,7 +187,7 @@ impl Target {
                 Ok(false)
             }
             // Which table belongs to a head is decided where sites are selected.
-            Self::Tied(target) => Ok(info.tied_to.is_some() || target.covers(info)?),
+            Self::Tied(target) => Ok(tied_table(info).is_some() || target.covers(info)?),
             Self::Outside { target, .. } => target.covers(info),
             target => Ok(target.choice(info)? == Choice::Hit),
         }
@@ -221,6 +223,11 @@ impl Target {
             Self::Any(_) | Self::Outside { .. } | Self::Tied(_) => Choice::Other,
         })
     }
+}
+
+/// The table that [`Target::Tied`] means together with this head. One that stacks read under other names is meant alone.
+fn tied_table(head: &SiteInfo) -> Option<Site> {
+    head.tied_to.filter(|table| table.role != Role::SharedTable)
 }
 
 /// Whether any of the roles means this site. A fused projection is meant by each of its projections.

@@ -52,7 +52,7 @@ impl AdapterSet {
     /// # Errors
     ///
     /// [`Error::NameTaken`]; [`Error::NoTarget`] if one of its targets hits nothing; [`Error::NoModule`] for a value of a module
-    /// that is not adapted.
+    /// that is not adapted; [`Error::CannotBuild`] too where it would not act.
     pub fn attach(
         &mut self,
         name: &str,
@@ -73,6 +73,7 @@ impl AdapterSet {
             require_module(field, pattern, &selection, host)?;
         }
         let (adapter, report) = build(name, method, host, selection, seed, device)?;
+        require_acting(&adapter, host)?;
         self.insert(adapter)?;
         Ok(report)
     }
@@ -98,6 +99,25 @@ fn require_module(field: &'static str, pattern: &str, selection: &Selection, hos
         architecture: host.architecture().to_owned(),
         nearest: nearest(pattern, names.iter().map(String::as_str)),
         adapted: names.into_iter().collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// Refuses a layer at a table that no layer of the published model reads.
+fn require_acting(adapter: &Attached, host: &dyn Host) -> Result<(), Error> {
+    let acting: BTreeSet<_> = adapter.acting_layers().map(|l| l.info.site).collect();
+    let Some(idle) = adapter.layers().find(|l| !acting.contains(&l.info.site)) else {
+        return Ok(());
+    };
+    let table = Some(idle.info.site);
+    let uses = host.sites().into_iter().filter(|info| info.weight_of == table);
+    let uses: Vec<String> = uses.map(|info| format!("`{}`", info.path)).collect();
+    Err(Error::CannotBuild {
+        method: adapter.method().name(),
+        path: idle.info.path.clone(),
+        reason: format!(
+            "it would not act: the model reads this table as {}, expected one of these names",
+            uses.join(", ")
+        ),
     })
 }
 

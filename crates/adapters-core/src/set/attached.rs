@@ -1,11 +1,11 @@
 //! One adapter: its layers at the sites of a model, what they share, and its parameters with their names in files.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use adapters_module::{Fill, values, with_fresh_ids};
-use adapters_sites::{Site, SiteInfo};
+use adapters_sites::{Role, Site, SiteInfo, SiteKind};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -187,11 +187,28 @@ impl Attached {
         self.layers.values()
     }
 
-    /// The layer at the head that `info` is, made of the layer at the table which is its weight, if the two have their
-    /// parameters in common.
+    /// The layer at what `info` is, a head or a table under another name, made of the layer at the table which is its weight, if
+    /// the two have their parameters in common.
     fn tied_layer(&self, info: &SiteInfo) -> Option<SiteLayer> {
         let table = self.layers.get(&info.tied_to?)?;
-        self.method.capabilities().tied?.on_tied_head(&table.layer)
+        let tied = self.method.capabilities().tied?;
+        let on_table = || tied.on_tied_table(&table.layer);
+        match (info.kind, table.info.site.role) {
+            (SiteKind::Table { .. }, _) => on_table(),
+            // Where no layer reads the table, nothing acts at one use of it alone.
+            (_, Role::SharedTable) if on_table().is_none() => None,
+            _ => tied.on_tied_head(&table.layer, info),
+        }
+    }
+
+    /// The layers that act: all but those at a table that is read under other names, where they do not act at these either. Such a
+    /// layer is kept for the file that has it.
+    pub fn acting_layers(&self) -> impl Iterator<Item = &AttachedLayer> {
+        let acts = move |l: &&AttachedLayer| {
+            let mut uses = self.layers().filter(|other| other.info.tied_to == Some(l.info.site));
+            l.info.site.role != Role::SharedTable || uses.any(|other| self.tied_layer(&other.info).is_some())
+        };
+        self.layers().filter(acts)
     }
 
     /// Puts layers at heads that are tied to an adapted table, or gives them the parameters that the table's layer has now.
@@ -271,7 +288,15 @@ impl Attached {
 
     /// The parameters under their names, in storage order.
     pub fn params(&self) -> impl Iterator<Item = ParamInfo<'_>> {
-        let twice = self.method.stores_tied_twice();
+        self.params_by_name(self.method.stores_tied_twice())
+    }
+
+    /// The parameters under all their names, those of layers at tied heads too, which files may have twice.
+    pub fn params_by_all_names(&self) -> impl Iterator<Item = ParamInfo<'_>> {
+        self.params_by_name(true)
+    }
+
+    fn params_by_name(&self, twice: bool) -> impl Iterator<Item = ParamInfo<'_>> {
         let stored = self
             .layers()
             .filter(move |l| twice || self.tied_layer(&l.info).is_none());
@@ -298,10 +323,15 @@ impl Attached {
 
     /// Passes every layer, and what they share, through `change`.
     pub(crate) fn change_layers(&mut self, mut change: impl FnMut(SiteLayer) -> SiteLayer) {
+        // What is tied follows its table.
+        let own: HashSet<Site> = self.own_layers().map(|l| l.info.site).collect();
         self.layers = std::mem::take(&mut self.layers)
             .into_iter()
             .map(|(site, AttachedLayer { info, layer })| {
-                let layer = change(layer);
+                let layer = match own.contains(&site) {
+                    true => change(layer),
+                    false => layer,
+                };
                 (site, AttachedLayer { info, layer })
             })
             .collect();

@@ -24,5 +24,6 @@ pub use config::{HeadConfig, HeadKind, Objective};
 pub use layers::Head;
 pub use loss::{IGNORED, Scores, Targets};
 pub use named::{Heads, NamedHead, Routing};
+pub(crate) use peft::named_by_larger_class;
 pub use pooling::Pooling;
 pub(crate) use pooling::masked_mean;

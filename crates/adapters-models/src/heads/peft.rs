@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use adapters_core::{Format, Host, Role, SiteInfo, Tensors};
+use adapters_core::{Format, Host, Tensors, is_outside};
 use adapters_store::{read_json, read_safetensors, write_json, write_weights};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
@@ -100,9 +100,23 @@ fn auto_class(base: &Model) -> Option<&'static str> {
     }
 }
 
-/// Whether a site is outside the base in the larger class.
-fn is_outside(info: &SiteInfo) -> bool {
-    info.site.role == Role::HeadTransform
+/// The tensors of a peft file under the names of a larger class around the base. What that class has outside the base is named alike.
+pub(crate) fn named_by_larger_class(tensors: Tensors, base: &Model) -> Tensors {
+    let (prefix, inside) = (Format::Peft.key_prefix(), base.base_prefix());
+    let outside: Vec<String> = base
+        .sites()
+        .into_iter()
+        .filter(|info| is_outside(info, base))
+        .map(|info| info.path)
+        .collect();
+    let renamed = tensors.into_iter().map(|(key, data)| match key.strip_prefix(prefix) {
+        // A layer outside the base has given the others their prefix already.
+        Some(path) if !path.starts_with(inside) && !outside.iter().any(|outside| path.starts_with(outside)) => {
+            (format!("{prefix}{inside}{path}"), data)
+        }
+        _ => (key, data),
+    });
+    renamed.collect()
 }
 
 /// Whether a head of tags or answers has the layers of its class: those below the last, or none.
@@ -163,25 +177,10 @@ impl Head {
         let mut config: Map<String, Value> = read_json(&config_path)?;
         let (tensors, _) = read_safetensors(&weights_path)?;
         let prefix = Format::Peft.key_prefix();
-        let inside = match base.is_larger_class() || !layout.prefixed {
-            true => "",
-            false => base.base_prefix(),
+        let mut tensors = match base.is_larger_class() || !layout.prefixed {
+            true => tensors,
+            false => named_by_larger_class(tensors, base),
         };
-        // The larger class has these outside the base, too.
-        let outside: Vec<String> = base
-            .sites()
-            .into_iter()
-            .filter(is_outside)
-            .map(|info| info.path)
-            .collect();
-        let renamed = tensors.into_iter().map(|(key, data)| match key.strip_prefix(prefix) {
-            // A layer outside the base has given the others their prefix already.
-            Some(path) if !path.starts_with(inside) && !outside.iter().any(|outside| path.starts_with(outside)) => {
-                (format!("{prefix}{inside}{path}"), data)
-            }
-            _ => (key, data),
-        });
-        let mut tensors: Tensors = renamed.collect();
         let inside = tensors.keys().any(|key| key.starts_with(prefix));
         let of_head = PREFIXES[usize::from(!inside)];
         let key = |path: &str, rest: &str| format!("{of_head}{path}.{rest}");

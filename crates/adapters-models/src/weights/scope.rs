@@ -2,7 +2,7 @@
 
 use adapters_core::{
     BareParameter, EmbeddingHook, EmbeddingRole, KeyValueHook, LinearRole, Location, Matrices, MatricesRole, NormRole,
-    OutputHook, Point, ResidualHook, ResidualRole, Sited, TokenTable,
+    OutputHook, Point, ResidualHook, ResidualRole, Sited, TableRole,
 };
 use burn::module::Param;
 use burn::nn::{Embedding, LayerNorm, Linear, RmsNorm};
@@ -136,9 +136,29 @@ impl<'w> Scope<'w> {
     }
 
     /// The table of the token embeddings; `padding` is a row that never trains.
-    pub fn table(&mut self, rest: &str, [rows, d_model]: [usize; 2], padding: Option<usize>) -> Sited<Embedding> {
+    pub fn table(&mut self, rest: &str, sizes: [usize; 2], padding: Option<usize>) -> Sited<Embedding> {
+        self.table_of(TableRole::TokenEmbedding, rest, sizes, padding)
+    }
+
+    /// The table of the token embeddings under a name of its own, which stacks read under others ([`Sited::read_at`]).
+    pub(crate) fn shared_table(&mut self, rest: &str, sizes: [usize; 2], padding: Option<usize>) -> Sited<Embedding> {
+        self.table_of(TableRole::SharedTable, rest, sizes, padding)
+    }
+
+    fn table_of(
+        &mut self,
+        role: TableRole,
+        rest: &str,
+        [rows, d_model]: [usize; 2],
+        padding: Option<usize>,
+    ) -> Sited<Embedding> {
         let layer = self.weights.embedding(&self.key(rest), rows, d_model);
-        Sited::new(self.location, TokenTable, self.path(rest), layer).with_padding(padding)
+        Sited::new(self.location, role, self.path(rest), layer).with_padding(padding)
+    }
+
+    /// What the module at `<path>.<rest>` reads of a table that has another name.
+    pub(crate) fn reads(&self, table: &Sited<Embedding>, rest: &str, is_tied: bool) -> Sited<Embedding> {
+        table.read_at(self.location, self.path(rest), is_tied)
     }
 
     /// An embedding table to which nothing attaches.

@@ -50,11 +50,24 @@ impl Vocabulary {
             return Ok(None);
         };
         let file = Checkpoint::of_file(&path, allow_bin)?;
+        let copies = file.keys().filter_map(|key| Some((key, key_of_base(key, base)?)));
+        match Self::of_copies(&file, copies, base, from)? {
+            Some(vocabulary) => Ok(Some(vocabulary)),
+            // A head that is the table is all that is stored where it is adapted and the table is not.
+            None => Self::of_copies(&file, copies_of_tied_head(&file, base, from), base, from),
+        }
+    }
+
+    /// As [`of_adapter`](Self::of_adapter), of the tensors of `file` that are copies of tensors of the base, by both keys.
+    fn of_copies<'a>(
+        file: &Checkpoint,
+        copies: impl Iterator<Item = (&'a str, &'a str)>,
+        base: &Checkpoint,
+        from: usize,
+    ) -> Result<Option<Self>, ModelError> {
+        let path = file.path();
         let mut vocabulary: Option<Self> = None;
-        for key in file.keys() {
-            let Some(of_base) = key_of_base(key, base) else {
-                continue;
-            };
+        for (key, of_base) in copies {
             let (Some(there), Some(here)) = (base.shape(of_base), file.shape(key)) else {
                 continue;
             };
@@ -75,11 +88,11 @@ impl Vocabulary {
                     expected: [&[of_file.to], width].concat(),
                     found: here.to_vec(),
                 };
-                return Err(refusal(&path, ReadError::Problem(problem)).into());
+                return Err(refusal(path, ReadError::Problem(problem)).into());
             }
             let rows = match *to > from {
                 true => {
-                    let mut values = file.read(key, Layout::Same).map_err(|error| refusal(&path, error))?;
+                    let mut values = file.read(key, Layout::Same).map_err(|error| refusal(path, error))?;
                     values.split_off(from * width.iter().product::<usize>())
                 }
                 false => Vec::new(),
@@ -185,6 +198,21 @@ fn key_of_base<'b>(key: &str, base: &'b Checkpoint) -> Option<&'b str> {
     let below = |long: &str, short: &str| long.strip_suffix(short).is_some_and(|rest| rest.ends_with('.'));
     let same = base.keys().find(|key| *key == path);
     same.or_else(|| base.keys().find(|key| below(key, &path) || below(&path, key)))
+}
+
+/// The frozen heads of a file that its base has no key for, with that of the base's only table of `tokens` rows, which they are.
+fn copies_of_tied_head<'a>(
+    file: &'a Checkpoint,
+    base: &'a Checkpoint,
+    tokens: usize,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let is_table = |key: &&str| matches!(base.shape(key), Some([rows, _]) if *rows == tokens);
+    let mut tables = base.keys().filter(is_table);
+    let table = tables.next().filter(|_| tables.next().is_none());
+    let is_head = move |key: &&str| key.ends_with(".base_layer.weight") && key_of_base(key, base).is_none();
+    table
+        .into_iter()
+        .flat_map(move |table| file.keys().filter(is_head).map(move |key| (key, table)))
 }
 
 fn refusal(path: &Path, error: ReadError) -> StoreError {

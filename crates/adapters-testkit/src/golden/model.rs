@@ -142,6 +142,15 @@ impl Top {
             (kind, "last_hidden_state", None) if own && kind != ModelKind::CausalLm => Ok(Self::Nothing),
             (ModelKind::TextAndImage, "logits_per_image", None) if own => Ok(Self::Nothing),
             (ModelKind::CausalLm | ModelKind::EncoderDecoder, "logits", None) if own => Ok(Self::OwnHead),
+            (ModelKind::EncoderDecoder | ModelKind::SpeechToText, "logits", None)
+                if class
+                    == format!(
+                        "{}ForConditionalGeneration",
+                        model.class_name().trim_end_matches("Model")
+                    ) =>
+            {
+                Ok(Self::OwnHead)
+            }
             (ModelKind::Encoder, "logits", None) => {
                 let name = model.class_name().trim_end_matches("Model");
                 match class == format!("{name}ForMaskedLM") {

@@ -29,6 +29,7 @@ mod published;
 mod quantized;
 mod robustness;
 mod routing;
+mod shared_table;
 mod sizes;
 mod stacks;
 mod starts;

@@ -4,7 +4,7 @@
 
 `base` and `tied` have 20 tokens; `bin` and `bin_shards` are `base` as PyTorch files. The adapters: `trained` trains table and head over 23
 tokens, `copies` has 23 tokens of which peft stores the rows next to a LoRA, `cut` has 17, `tied_copies` 23 over `tied`, `tokens` trains the
-rows of two of three added tokens.
+rows of two of three added tokens. Over `tied`, `tied_head` has LoRA on the head and `tied_tokens` trains such rows.
 """
 
 import json
@@ -44,14 +44,14 @@ def logits(model, ids):
         return model(torch.tensor([ids])).logits[0].tolist()
 
 
-def adapted(source, name, tokens, **options):
+def adapted(source, name, tokens, targets=("q_proj", "v_proj"), **options):
     model = LlamaForCausalLM.from_pretrained(HERE / source)
     model.resize_token_embeddings(tokens, mean_resizing=False)
     with torch.no_grad():
         for table in (model.get_input_embeddings(), model.get_output_embeddings()):
             if tokens > 20:
                 table.weight[20:].normal_()
-    model = get_peft_model(model, LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "v_proj"], **options))
+    model = get_peft_model(model, LoraConfig(r=2, lora_alpha=3, target_modules=list(targets), **options))
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -79,4 +79,6 @@ expected["copies"] = adapted("base", "copies", 23)
 expected["cut"] = adapted("base", "cut", 17)
 expected["tied_copies"] = adapted("tied", "tied_copies", 23)
 expected["tokens"] = adapted("base", "tokens", 23, trainable_token_indices=[21, 22])
+expected["tied_head"] = adapted("tied", "tied_head", 23, ["q_proj", "lm_head"])
+expected["tied_tokens"] = adapted("tied", "tied_tokens", 23, trainable_token_indices=[21, 22])
 (HERE / "expected.json").write_text(json.dumps(expected) + "\n")
