@@ -14,7 +14,8 @@ use crate::commands::methods::MethodsArgs;
 use crate::commands::new::NewArgs;
 use crate::commands::recipe::RecipeArgs;
 use crate::options::{
-    AcceptArgs, DTypeArg, DeviceArgs, ModelArgs, PrecisionArg, SamplingArgs, WriterArgs, examples, positive,
+    AcceptArgs, DTypeArg, DeviceArgs, ModelArgs, PrecisionArg, SamplingArgs, WriterArgs, dropout, examples, part,
+    positive, up_to,
 };
 
 /// Fine-tune pretrained models with small adapters: train, evaluate, run, merge and share them.
@@ -370,10 +371,10 @@ pub(crate) struct CombineArgs {
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Combination::NAMES.map(|(name, _)| name)), help_heading = "Combination")]
     pub(crate) combination: Option<String>,
     /// Rank of the new adapter, for svd, ties_svd and delta_svd.
-    #[arg(long, value_name = "R", requires = "combination", help_heading = "Combination")]
+    #[arg(long, value_name = "R", value_parser = up_to::<65536>, requires = "combination", help_heading = "Combination")]
     pub(crate) rank: Option<usize>,
     /// Fraction of the values kept by ties, dare_linear, dare_ties and magnitude_prune.
-    #[arg(long, value_name = "X", requires = "combination", help_heading = "Combination")]
+    #[arg(long, value_name = "X", value_parser = part, requires = "combination", help_heading = "Combination")]
     pub(crate) density: Option<f64>,
     /// How TIES chooses the sign of each value.
     #[arg(long, value_enum, default_value = "total", help_heading = "Combination")]
@@ -489,19 +490,19 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "CONFIG", default_value = "lora", help_heading = "Model")]
     pub(crate) adapter: String,
     /// Batch size.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = positive, help_heading = "Measurement")]
+    #[arg(long, value_name = "N", default_value = "16", value_parser = up_to::<65536>, help_heading = "Measurement")]
     pub(crate) batch: usize,
     /// Tokens in each text.
-    #[arg(long, value_name = "N", default_value = "128", value_parser = positive, help_heading = "Measurement")]
+    #[arg(long, value_name = "N", default_value = "128", value_parser = up_to::<1048576>, help_heading = "Measurement")]
     pub(crate) seq: usize,
     /// Tokens that a language model generates after each text.
-    #[arg(long, value_name = "N", default_value = "32", value_parser = positive, help_heading = "Measurement")]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = up_to::<1048576>, help_heading = "Measurement")]
     pub(crate) new_tokens: usize,
     /// Timed repetitions, after 2 warm-up runs.
-    #[arg(long, value_name = "N", default_value = "9", value_parser = positive, help_heading = "Measurement")]
+    #[arg(long, value_name = "N", default_value = "9", value_parser = up_to::<1000000>, help_heading = "Measurement")]
     pub(crate) repeats: usize,
     /// Dropout probability of the base model [default: from its configuration].
-    #[arg(long, value_name = "P", help_heading = "Model")]
+    #[arg(long, value_name = "P", value_parser = dropout, help_heading = "Model")]
     pub(crate) dropout: Option<f64>,
     /// Precision of the base model's weights [default: f32].
     #[arg(long, value_enum, help_heading = "Model")]

@@ -1,6 +1,5 @@
 //! Errors as the user sees them: message, causes, and help where there is some.
 
-use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
@@ -8,7 +7,7 @@ use adapters::store::StoreError;
 use adapters::store::atomic::AtomicWriteError;
 use miette::Diagnostic;
 
-use crate::output::escaped;
+use crate::output::printable;
 
 /// An error on its way to the terminal.
 #[derive(Debug)]
@@ -76,22 +75,49 @@ from_errors!(
     StoreError,
 );
 
-/// A message with words in place of the types of numbers that a parser expected.
+/// A message with words in place of the types that a parser expected and found.
 fn plain(message: &str) -> String {
-    const TYPES: [(&str, &[&str]); 3] = [
+    const EXPECTED: [(&str, &[&str]); 4] = [
         ("a whole number, not below 0", &["usize", "u64", "u32", "u16", "u8"]),
         ("a whole number", &["isize", "i64", "i32"]),
         ("a number", &["f64", "f32"]),
+        ("true or false", &["bool"]),
     ];
-    let Some((before, after)) = message.split_once(", expected ") else {
-        return message.to_owned();
-    };
-    let end = after.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(after.len());
-    let (found, rest) = after.split_at(end);
-    match TYPES.iter().find(|(_, names)| names.contains(&found)) {
-        Some((words, _)) => format!("{before}, expected {words}{rest}"),
-        None => message.to_owned(),
+    let message = message
+        .replace("invalid type: map,", "invalid type: an object,")
+        .replace("invalid type: sequence,", "invalid type: a list,");
+    if let Some((before, after)) = message.split_once("data did not match any variant of untagged enum ") {
+        let after = after.trim_start_matches(char::is_alphanumeric);
+        return format!("{before}a value is of no kind that is read{after}");
     }
+    let Some((before, after)) = message.split_once(", expected ") else {
+        return message;
+    };
+    let until = |text: &str| {
+        let end = text.find(|c: char| !c.is_alphanumeric() && c != '_');
+        end.unwrap_or(text.len())
+    };
+    let (words, rest) = match after
+        .strip_prefix("struct ")
+        .or_else(|| after.strip_prefix("internally tagged enum "))
+    {
+        Some(named) => ("an object", &named[until(named)..]),
+        None => match ["a map", "a sequence"]
+            .iter()
+            .position(|found| after.starts_with(found))
+        {
+            Some(0) => ("an object", &after["a map".len()..]),
+            Some(_) => ("a list", &after["a sequence".len()..]),
+            None => {
+                let (found, rest) = after.split_at(until(after));
+                match EXPECTED.iter().find(|(_, names)| names.contains(&found)) {
+                    Some((words, _)) => (*words, rest),
+                    None => return message,
+                }
+            }
+        },
+    };
+    format!("{before}, expected {words}{rest}")
 }
 
 /// Keeps the causes under an error, whose own message is already taken.
@@ -110,6 +136,17 @@ fn boxed_source(error: impl Error + Send + Sync + 'static) -> Option<Box<dyn Err
         }) as Box<dyn Error + Send + Sync>)
     })
 }
+
+/// Fields of generation, and the options that set them.
+const GENERATION: [(&str, &str); 7] = [
+    ("max_new_tokens", "--max-tokens"),
+    ("temperature", "--temperature"),
+    ("top_k", "--top-k"),
+    ("top_p", "--top-p"),
+    ("repetition_penalty", "--repetition-penalty"),
+    ("beams", "--beams"),
+    ("length_penalty", "--length-penalty"),
+];
 
 /// What to do about it, where that is known: looked for along the causes.
 fn help(error: &(dyn Error + 'static)) -> Option<String> {
@@ -133,13 +170,15 @@ fn help(error: &(dyn Error + 'static)) -> Option<String> {
         if let Some(StoreError::NotAnAdapter { .. }) = error.downcast_ref() {
             return Some("an adapter folder is what `adapters train` or the Python libraries write".to_owned());
         }
+        if let Some(adapters::models::ModelError::Generation { field, .. }) = error.downcast_ref()
+            && let Some((_, option)) = GENERATION.iter().find(|(of, _)| of == field)
+        {
+            return Some(format!("{option} sets it"));
+        }
         if let Some(adapters::models::ModelError::NotACheckpoint { .. }) = error.downcast_ref() {
             return Some(
                 "a checkpoint folder has config.json, model.safetensors and tokenizer.json, as published".to_owned(),
             );
-        }
-        if let Some(write) = error.downcast_ref::<AtomicWriteError>() {
-            return write.help().map(str::to_owned);
         }
         next = error.source();
     }
@@ -148,45 +187,8 @@ fn help(error: &(dyn Error + 'static)) -> Option<String> {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.message))
+        f.write_str(&printable(&self.message, ""))
     }
-}
-
-/// A message that a terminal can show: names from files may hold control characters, or be megabytes long. A long name is cut in its
-/// middle, so that what is said of it is still there.
-fn printable(message: &str) -> String {
-    const LONGEST: usize = 2000;
-    let mut shown = String::new();
-    for line in message.lines() {
-        let words: Vec<String> = line.split(' ').map(|word| shortened(word).into_owned()).collect();
-        let line = words.join(" ");
-        if !shown.is_empty() {
-            shown.push('\n');
-        }
-        let end = line.char_indices().nth(LONGEST).map_or(line.len(), |(at, _)| at);
-        shown.push_str(&escaped(&line[..end], ""));
-        let cut = line[end..].chars().count();
-        if cut > 0 {
-            shown.push_str(&format!(".. ({cut} characters more)"));
-        }
-    }
-    shown
-}
-
-/// A word without the middle, if it is longer than any that is read.
-fn shortened(word: &str) -> Cow<'_, str> {
-    const LONGEST: usize = 400;
-    const KEPT: usize = 100;
-    // A letter has one byte at least.
-    if word.len() <= LONGEST || word.chars().count() <= LONGEST {
-        return word.into();
-    }
-    let (mut starts, mut ends) = (word.char_indices().skip(KEPT), word.char_indices().rev());
-    let (Some((start, _)), Some((end, _))) = (starts.next(), ends.nth(KEPT - 1)) else {
-        return word.into();
-    };
-    let cut = word[start..end].chars().count();
-    format!("{}..({cut} characters more)..{}", &word[..start], &word[end..]).into()
 }
 
 impl Error for Failure {
@@ -197,7 +199,7 @@ impl Error for Failure {
 
 impl Diagnostic for Failure {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        let help = self.help.as_deref().map(printable);
+        let help = self.help.as_deref().map(|help| printable(help, ""));
         help.map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 }
@@ -207,17 +209,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_name_leaves_the_rest_of_a_message() {
-        let name = "é".repeat(100_000);
-        let shown = printable(&format!("unknown label `{name}` in a.csv, expected a name"));
-        assert!(
-            shown.starts_with("unknown label `é") && shown.ends_with("é` in a.csv, expected a name"),
-            "{shown}"
-        );
-        assert!(shown.contains("..(99802 characters more).."), "{shown}");
-        assert_eq!(printable("a\u{1b}[31m b\n  c"), "a\\u{1b}[31m b\n  c");
-        let path = format!("cannot read {}", "folder/".repeat(40));
-        assert_eq!(printable(&path), path);
-        assert!(printable(&"word ".repeat(10_000)).ends_with(".. (48000 characters more)"));
+    fn types_of_the_program_are_said_in_words() {
+        for (message, words) in [
+            (
+                "invalid type: null, expected struct Manifest at line 1",
+                "invalid type: null, expected an object at line 1",
+            ),
+            (
+                "`a`: invalid type: map, expected usize",
+                "`a`: invalid type: an object, expected a whole number, not below 0",
+            ),
+            (
+                "invalid type: sequence, expected a map",
+                "invalid type: a list, expected an object",
+            ),
+            ("`b` is 3, expected a sequence", "`b` is 3, expected a list"),
+            (
+                "x: data did not match any variant of untagged enum DecoderWrapper at line 2",
+                "x: a value is of no kind that is read at line 2",
+            ),
+            ("`c` is 3, expected one of `x`", "`c` is 3, expected one of `x`"),
+        ] {
+            assert_eq!(plain(message), words);
+        }
     }
 }

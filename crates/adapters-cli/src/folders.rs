@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use adapters::nn::nearest;
-use adapters::store::Setup;
+use adapters::store::{Setup, is_there, open_regular};
 use adapters_hub::RepoId;
 
 use crate::failure::Failure;
@@ -13,7 +13,7 @@ use crate::invocation;
 /// The folder of a model.
 pub(crate) fn model(name: &str) -> Result<PathBuf, Failure> {
     let path = PathBuf::from(name);
-    if path.join("adapter_config.json").is_file() && !path.join("config.json").is_file() {
+    if is_there(&path.join("adapter_config.json")) && !is_there(&path.join("config.json")) {
         return Err(Failure::new(
             format!("{name} is the folder of an adapter, not of a model"),
             "name it with --adapter, and its base model with --model",
@@ -27,8 +27,8 @@ pub(crate) fn model(name: &str) -> Result<PathBuf, Failure> {
     }
     // The folder of the Hub's cache has its snapshots below it.
     let snapshots = folders_in(&path.join("snapshots"));
-    match snapshots.iter().find(|dir| dir.join("config.json").is_file()) {
-        Some(snapshot) if !path.join("config.json").exists() => Err(Failure::new(
+    match snapshots.iter().find(|dir| is_there(&dir.join("config.json"))) {
+        Some(snapshot) if !is_there(&path.join("config.json")) => Err(Failure::new(
             format!("{} is a folder of the Hub's cache, not a checkpoint", path.display()),
             format!("name the snapshot in it: {}", snapshot.display()),
         )),
@@ -68,7 +68,7 @@ pub(crate) fn is_id(name: &str) -> bool {
 /// The folder of an adapter: the folder itself, or the one inside the folder of a run.
 pub(crate) fn adapter(path: &Path) -> Result<PathBuf, Failure> {
     const FILES: [&str; 2] = ["adapter_config.json", "adapter_setup.json"];
-    let is_adapter = |dir: &Path| FILES.iter().any(|file| dir.join(file).is_file());
+    let is_adapter = |dir: &Path| FILES.iter().any(|file| is_there(&dir.join(file)));
     if is_adapter(path) {
         return Ok(path.to_owned());
     }
@@ -80,7 +80,7 @@ pub(crate) fn adapter(path: &Path) -> Result<PathBuf, Failure> {
     }
     let inside: Vec<PathBuf> = folders_in(path).into_iter().filter(|dir| is_adapter(dir)).collect();
     let Some(first) = inside.first() else {
-        if path.join("config.json").is_file() {
+        if is_there(&path.join("config.json")) {
             return Err(Failure::new(
                 format!("{} is the folder of a model, not of an adapter", path.display()),
                 "name the adapter's folder, and this one with --model",
@@ -90,7 +90,7 @@ pub(crate) fn adapter(path: &Path) -> Result<PathBuf, Failure> {
         return Ok(path.to_owned());
     };
     // The folder of a run of this program.
-    if path.join("recipe.toml").is_file() {
+    if is_there(&path.join("recipe.toml")) {
         match inside.iter().find(|dir| dir.ends_with("adapter")) {
             Some(adapter) => return Ok(adapter.clone()),
             None if inside.len() == 1 => return Ok(first.clone()),
@@ -137,9 +137,9 @@ pub(crate) fn check_new(out: &Path) -> Result<(), Failure> {
     let Some(entry) = fs::read_dir(out).into_iter().flatten().flatten().next() else {
         return Ok(());
     };
-    let found = if out.join("adapter_config.json").is_file() {
+    let found = if is_there(&out.join("adapter_config.json")) {
         "holds an adapter already".to_owned()
-    } else if out.join("config.json").is_file() {
+    } else if is_there(&out.join("config.json")) {
         "holds a checkpoint already".to_owned()
     } else {
         format!("is not empty: it contains {}", entry.file_name().to_string_lossy())
@@ -168,6 +168,14 @@ pub(crate) fn check_file(path: &Path) -> Result<(), Failure> {
 pub(crate) fn check_exists(what: &str, path: &Path) -> Result<(), Failure> {
     if path.exists() {
         return Ok(());
+    }
+    if is_there(path)
+        && let Err(error) = open_regular(path)
+    {
+        return Err(Failure::new(
+            format!("cannot read the {what} {}: {error}", path.display()),
+            "check the path",
+        ));
     }
     let entries = fs::read_dir(parent(path)).into_iter().flatten().flatten();
     let names: Vec<String> = entries

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adapters::core::Format;
 use adapters::models::heads::HeadKind;
 use adapters::models::{ChatTime, Head, Model, ModelKind, Pretrained, TextTokenizer};
-use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup, layer_replication, read_json};
+use adapters::store::{BaseMatch, LoadOptions, LoadReport, Manifest, Setup, layer_replication, read_json_if_there};
 use adapters::train::{
     Evaluation, Fields, Labels, OpenTask, Records, TaskContext, TaskData, TaskKind, TaskModel, TaskOptions, Template,
     tokenizer_of,
@@ -195,10 +195,9 @@ struct Needs {
 impl Needs {
     fn read(adapter: &Path) -> Result<Self, Failure> {
         let path = adapter.join("adapter_config.json");
-        if !path.exists() {
+        let Some(config) = read_json_if_there::<serde_json::Value>(&path)? else {
             return Ok(Self::default());
-        }
-        let config: serde_json::Value = read_json(&path)?;
+        };
         let experts = match (config["peft_type"].as_str(), config["adapters"].as_object()) {
             (Some("XLORA"), Some(experts)) => experts.clone(),
             _ => serde_json::Map::new(),
@@ -331,8 +330,12 @@ pub(crate) fn model(args: &ModelArgs) -> Result<Loaded, Failure> {
     let reads_text = pretrained.kind() != ModelKind::ImageEncoder;
     if reads_text && (max_length == 0 || longest.is_some_and(|longest| max_length > longest)) {
         let expected = longest.map_or_else(|| "at least 1".to_owned(), |longest| format!("1 to {longest}"));
+        let named = match args.max_length {
+            Some(_) => "--max-length".to_owned(),
+            None => format!("{}: `max_length`", folder.join(Manifest::FILE).display()),
+        };
         return Err(Failure::new(
-            format!("--max-length is {max_length}, expected {expected}"),
+            format!("{named} is {max_length}, expected {expected}"),
             "the model has no more positions than that; the adapter may take some of them",
         ));
     }

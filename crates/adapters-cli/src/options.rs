@@ -15,7 +15,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, default_value = default_device(), help = device_help())]
     pub(crate) device: String,
     /// Number of CPU threads [default: all cores]. With 1, results are reproducible bit for bit.
-    #[arg(long, value_name = "N", value_parser = threads)]
+    #[arg(long, value_name = "N", value_parser = up_to::<MOST_THREADS>)]
     pub(crate) threads: Option<usize>,
 }
 
@@ -163,11 +163,27 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
 /// More threads than any machine has cores take the system minutes to start.
 pub(crate) const MOST_THREADS: usize = 1024;
 
-/// A number of threads.
-fn threads(text: &str) -> Result<usize, String> {
+/// A number from one to `MOST`.
+pub(crate) fn up_to<const MOST: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(number) if (1..=MOST_THREADS).contains(&number) => Ok(number),
-        _ => Err(format!("expected a whole number from 1 to {MOST_THREADS}")),
+        Ok(number) if (1..=MOST).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number from 1 to {MOST}")),
+    }
+}
+
+/// A probability of dropout.
+pub(crate) fn dropout(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..1.0).contains(&number) => Ok(number),
+        _ => Err("expected a number of at least 0 and below 1".to_owned()),
+    }
+}
+
+/// A part of a whole.
+pub(crate) fn part(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && number <= 1.0 => Ok(number),
+        _ => Err("expected a number above 0 and at most 1".to_owned()),
     }
 }
 

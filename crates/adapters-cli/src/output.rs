@@ -3,7 +3,8 @@
 //! A reader that goes away (`| head`, a closed terminal) ends the output and not the program. Any other failure to write results,
 //! a full disk for one, is reported when the command ends, so that it never looks done.
 //!
-//! Names and texts come from files of others, and a terminal obeys control characters: they are written as escapes (`\u{1b}`).
+//! Names and texts come from files of others, and a terminal obeys control characters: they are written as escapes (`\u{1b}`). Results
+//! are whole; in everything else long names are shortened.
 
 use std::borrow::Cow;
 use std::fmt::Arguments;
@@ -31,9 +32,9 @@ pub(crate) fn result_piece(piece: &str) {
     keep(stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()));
 }
 
-/// A line about the work. Nothing is lost with it, so a failure does not matter.
+/// A line about the work, with long names shortened. Nothing is lost with it, so a failure does not matter.
 pub(crate) fn note_line(line: Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{}", escaped(&line.to_string(), LAYOUT));
+    let _ = writeln!(io::stderr(), "{}", printable(&line.to_string(), LAYOUT));
 }
 
 /// An error with its causes and help, in the layout and the colors of [`miette`]; each message of a [`Failure`] is escaped.
@@ -54,6 +55,39 @@ pub(crate) fn escaped<'a>(text: &'a str, kept: &str) -> Cow<'a, str> {
             })
             .collect(),
     }
+}
+
+/// A message that a terminal can show: names from files may hold control characters, of which those in `kept` stay, or be megabytes
+/// long. A long name is cut in its middle, so that what is said of it is still there.
+pub(crate) fn printable(message: &str, kept: &str) -> String {
+    const LONGEST: usize = 2000;
+    let lines = message.split('\n').map(|line| {
+        let words: Vec<Cow<'_, str>> = line.split(' ').map(shortened).collect();
+        let line = words.join(" ");
+        let end = line.char_indices().nth(LONGEST).map_or(line.len(), |(at, _)| at);
+        let shown = escaped(&line[..end], kept);
+        match line[end..].chars().count() {
+            0 => shown.into_owned(),
+            cut => format!("{shown}.. ({cut} characters more)"),
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A word without the middle, if it is longer than any that is read.
+fn shortened(word: &str) -> Cow<'_, str> {
+    const LONGEST: usize = 400;
+    const KEPT: usize = 100;
+    // A letter has one byte at least.
+    if word.len() <= LONGEST || word.chars().count() <= LONGEST {
+        return word.into();
+    }
+    let (mut starts, mut ends) = (word.char_indices().skip(KEPT), word.char_indices().rev());
+    let (Some((start, _)), Some((end, _))) = (starts.next(), ends.nth(KEPT - 1)) else {
+        return word.into();
+    };
+    let cut = word[start..end].chars().count();
+    format!("{}..({cut} characters more)..{}", &word[..start], &word[end..]).into()
 }
 
 fn keep(written: io::Result<()>) {
@@ -102,5 +136,20 @@ mod tests {
             escaped("\u{1b}[31mred\u{7}\u{9b}", LAYOUT),
             "\\u{1b}[31mred\\u{7}\\u{9b}"
         );
+    }
+
+    #[test]
+    fn a_long_name_leaves_the_rest_of_a_message() {
+        let name = "é".repeat(100_000);
+        let shown = printable(&format!("unknown label `{name}` in a.csv, expected a name"), "");
+        assert!(
+            shown.starts_with("unknown label `é") && shown.ends_with("é` in a.csv, expected a name"),
+            "{shown}"
+        );
+        assert!(shown.contains("..(99802 characters more).."), "{shown}");
+        assert_eq!(printable("a\u{1b}[31m b\t\n  c\n", "\t"), "a\\u{1b}[31m b\t\n  c\n");
+        let path = format!("cannot read {}", "folder/".repeat(40));
+        assert_eq!(printable(&path, ""), path);
+        assert!(printable(&"word ".repeat(10_000), "").ends_with(".. (48000 characters more)"));
     }
 }

@@ -16,6 +16,8 @@ use adapters::train::{Evaluation, Event};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;
+#[cfg(feature = "tui")]
+use crate::output::printable;
 use run_state::RunState;
 #[cfg(feature = "hub")]
 pub(crate) use transfer::Transfer;
@@ -169,8 +171,12 @@ impl Progress {
                         "training examples: {}{more}",
                         counts.collect::<Vec<_>>().join(", ")
                     ));
-                    for (name, _) in classes.iter().filter(|(_, count)| *count == 0) {
+                    let unseen: Vec<_> = classes.iter().filter(|(_, count)| *count == 0).collect();
+                    for (name, _) in unseen.iter().take(LISTED) {
                         self.line(&format!("warning: no training example has the class {name}"));
+                    }
+                    if let more @ 1.. = unseen.len().saturating_sub(LISTED) {
+                        self.line(&format!("warning: no training example has {more} more classes"));
                     }
                     self.baseline = Baseline::new(classes);
                 }
@@ -297,7 +303,7 @@ impl Screen {
             Self::Lines { say, .. } => say(text),
             Self::Bar(bar) => bar.suspend(|| note!("{text}")),
             #[cfg(feature = "tui")]
-            Self::Dashboard(dashboard) => dashboard.say(text),
+            Self::Dashboard(dashboard) => dashboard.say(&printable(text, "")),
         }
     }
 }

@@ -101,13 +101,23 @@ impl ConfigError {
         Self::unless((0.0..1.0).contains(&found), field, "at least 0 and below 1", found)
     }
 
-    /// Checks that a number is neither NaN nor infinite.
+    /// Checks that a number is neither NaN nor infinite in 32 bits, in which adapters compute.
     ///
     /// # Errors
     ///
     /// [`OutOfRange`](Self::OutOfRange) naming the field.
     pub fn finite(field: &'static str, found: f64) -> Result<(), Self> {
-        Self::unless(found.is_finite(), field, "a finite number", found)
+        Self::unless((found as f32).is_finite(), field, "a finite number of 32 bits", found)
+    }
+
+    /// The same for a number that must be above zero.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](Self::OutOfRange) naming the field.
+    pub fn positive(field: &'static str, found: f64) -> Result<(), Self> {
+        let fits = (found as f32) > 0.0 && (found as f32).is_finite();
+        Self::unless(fits, field, "a finite number of 32 bits above 0", found)
     }
 
     /// Checks a tensor whose axes several numbers of a configuration give: each may fit, and their product may be more than there is
@@ -159,14 +169,48 @@ pub fn refuse_unknown<'a>(
 ///
 /// [`ConfigError::Field`] with the field's name, in serde's words.
 pub fn from_fields<W: DeserializeOwned>(fields: Map<String, Value>) -> Result<W, ConfigError> {
-    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|e| {
+    parse(fields).map_err(|reason| ConfigError::Field { reason })
+}
+
+/// What the fields of an object hold.
+///
+/// # Errors
+///
+/// The field, by its path, and what serde says of it.
+pub fn parse<W: DeserializeOwned>(fields: Map<String, Value>) -> Result<W, String> {
+    let mut fields = Value::Object(fields);
+    let error = match serde_path_to_error::deserialize(&fields) {
+        Ok(parsed) => return Ok(parsed),
+        Err(error) => error,
+    };
+    let path = Some(error.path().to_string()).filter(|path| path != "." && path != "?");
+    let reason = error.into_inner().to_string();
+    Err(match path.or_else(|| flattened::<W>(&mut fields, &reason)) {
+        Some(path) => format!("`{path}`: {reason}"),
         // A missing field has no path, and its name is in serde's message.
-        let path = e.path().to_string();
-        let reason = match path.as_str() {
-            "." | "?" => e.inner().to_string(),
-            _ => format!("`{path}`: {}", e.inner()),
+        None => reason,
+    })
+}
+
+/// The field that an error without a path is about: serde gathers the fields of flattened structs before it reads them. It is the
+/// one whose value decides what is wrong.
+fn flattened<W: DeserializeOwned>(fields: &mut Value, reason: &str) -> Option<String> {
+    /// Each field is one more attempt.
+    const MOST: usize = 1000;
+    let Value::Object(map) = &*fields else { return None };
+    let keys: Vec<String> = map.keys().take(MOST).cloned().collect();
+    keys.into_iter().find(|key| {
+        let other = match &fields[key.as_str()] {
+            Value::Object(_) => Value::Array(Vec::new()),
+            _ => Value::Object(Map::new()),
         };
-        ConfigError::Field { reason }
+        let value = std::mem::replace(&mut fields[key.as_str()], other);
+        let changed = match serde_path_to_error::deserialize::<_, W>(&*fields) {
+            Ok(_) => true,
+            Err(error) => matches!(error.path().to_string().as_str(), "." | "?") && error.inner().to_string() != reason,
+        };
+        fields[key.as_str()] = value;
+        changed
     })
 }
 
@@ -225,5 +269,66 @@ pub(crate) fn without_fraction(value: Value) -> Value {
             Value::Object(fields.collect())
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Deserialize, Debug)]
+    #[expect(dead_code, reason = "only read")]
+    struct Sizes {
+        rank: usize,
+        #[serde(default)]
+        scale: f64,
+    }
+
+    #[derive(Deserialize, Debug)]
+    #[expect(dead_code, reason = "only read")]
+    struct Config {
+        width: usize,
+        nested: Option<Sizes>,
+        #[serde(flatten)]
+        sizes: Sizes,
+        #[serde(flatten)]
+        other: Map<String, Value>,
+    }
+
+    #[test]
+    fn numbers_beyond_32_bits_are_refused() {
+        for found in [1e300, -1e39, f64::NAN] {
+            assert!(ConfigError::finite("scale", found).is_err(), "{found}");
+            assert!(ConfigError::positive("scale", found).is_err(), "{found}");
+        }
+        assert!(ConfigError::positive("scale", 1e-300).is_err() && ConfigError::positive("scale", 0.0).is_err());
+        ConfigError::finite("scale", -3e38).unwrap();
+        ConfigError::positive("scale", 1e-30).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_by_its_field() {
+        let reason = |field: &str, value: Value| {
+            let mut fields = json!({"width": 4, "rank": 2, "scale": 1.0, "else": [1], "nested": {"rank": 1}});
+            fields[field] = value;
+            let Value::Object(fields) = fields else { unreachable!() };
+            parse::<Config>(fields).unwrap_err()
+        };
+        for (field, value, named) in [
+            ("width", json!(-1), "`width`: "),
+            ("nested", json!({"rank": "2"}), "`nested.rank`: "),
+            // Those of a flattened struct, with a default and without.
+            ("rank", json!(0.5), "`rank`: "),
+            ("scale", json!("1"), "`scale`: "),
+            ("scale", json!({}), "`scale`: "),
+        ] {
+            let reason = reason(field, value);
+            assert!(reason.starts_with(named), "{reason}");
+        }
+        let missing = parse::<Config>(Map::new()).unwrap_err();
+        assert!(missing.contains("missing field `width`"), "{missing}");
     }
 }

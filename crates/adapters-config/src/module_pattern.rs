@@ -29,7 +29,7 @@ pub enum ModulePattern {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a list of names, or a pattern")]
 enum WirePattern {
     Names(Vec<String>),
     Text(String),
@@ -72,7 +72,7 @@ impl ModulePattern {
 
 /// One name or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a name, or a list of names")]
 pub enum ModuleNames {
     /// One.
     One(String),

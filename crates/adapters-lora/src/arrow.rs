@@ -68,10 +68,8 @@ impl Method for Arrow {
     const DESCRIPTION: &'static str = "Routes each token to the LoRAs whose main directions it is nearest to.";
 
     fn check(&self) -> Result<(), ConfigError> {
-        let temperature = self.router_temperature;
         ConfigError::size("top_k", self.top_k)?;
-        let positive = temperature > 0.0 && temperature.is_finite();
-        ConfigError::unless(positive, "router_temperature", "a finite number above 0", temperature)
+        ConfigError::positive("router_temperature", self.router_temperature)
     }
 
     /// Where its adapters act.

@@ -218,13 +218,8 @@ impl LoraConfig {
         ConfigError::probability("dropout", self.dropout)?;
         let mut ranks = self.rank_pattern.values();
         ranks.try_for_each(|rank| ConfigError::size("rank_pattern", *rank))?;
-        let endless = self.alpha_pattern.iter().find(|(_, a)| !a.is_finite());
-        ConfigError::unless(
-            endless.is_none(),
-            "alpha_pattern",
-            "finite numbers",
-            endless.map_or(String::new(), |(path, alpha)| format!("{alpha} for `{path}`")),
-        )?;
+        let mut alphas = self.alpha_pattern.values();
+        alphas.try_for_each(|alpha| ConfigError::finite("alpha_pattern", *alpha))?;
         ConfigError::unless(
             !matches!(self.init, Init::Ia3),
             "init_weights",

@@ -90,12 +90,7 @@ impl Method for Velora {
     fn check(&self) -> Result<(), ConfigError> {
         let Compression { num_groups, scale, .. } = self.compression;
         ConfigError::size("num_groups", num_groups)?;
-        ConfigError::unless(
-            scale > 0.0 && scale.is_finite(),
-            "scale",
-            "a finite number above 0",
-            scale,
-        )?;
+        ConfigError::positive("scale", scale)?;
         self.lora.check_for_peft_variant()
     }
 

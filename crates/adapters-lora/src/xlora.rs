@@ -111,8 +111,7 @@ impl Method for Xlora {
         ConfigError::size("top_k_lora", self.top_k_lora.unwrap_or(1))?;
         let (dropout, temperature) = (self.xlora_dropout_p, self.softmax_temperature);
         ConfigError::probability("xlora_dropout_p", dropout)?;
-        let positive = temperature > 0.0 && temperature.is_finite();
-        ConfigError::unless(positive, "softmax_temperature", "a finite number above 0", temperature)?;
+        ConfigError::positive("softmax_temperature", temperature)?;
         let factor = self.global_scaling_weight;
         ConfigError::finite("global_scaling_weight", factor)?;
         let first = self.scaling_pass_value;

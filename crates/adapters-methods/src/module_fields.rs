@@ -72,7 +72,10 @@ pub fn chooses_among_none(field: &str) -> String {
 
 /// One number or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a whole number that is not below 0, or a list of them"
+)]
 pub enum OneOrMany {
     /// One.
     One(usize),

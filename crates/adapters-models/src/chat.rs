@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use adapters_store::{StoreError, read_file, read_json};
+use adapters_store::{StoreError, is_there, read_file, read_json, read_json_if_there};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
@@ -84,7 +84,7 @@ impl ChatTemplate {
     /// Whether a folder has a template: that of a checkpoint, or that of an adapter which was trained with another one.
     pub(crate) fn is_in(dir: &Path) -> bool {
         let config = || read_json::<Map<String, Json>>(&dir.join(CONFIG));
-        [FILE, JSON_FILE].iter().any(|name| dir.join(name).is_file())
+        [FILE, JSON_FILE].iter().any(|name| is_there(&dir.join(name)))
             || config().is_ok_and(|config| config.contains_key("chat_template"))
     }
 
@@ -112,11 +112,11 @@ impl ChatTemplate {
                 source: io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()),
             })
         };
-        let (path, source, mut tool_use) = if file.exists() {
+        let (path, source, mut tool_use) = if is_there(&file) {
             let text = read(&file)?;
             (file, Some(text), None)
         } else {
-            let (path, field) = if json_file.exists() {
+            let (path, field) = if is_there(&json_file) {
                 let mut fields: Map<String, Json> = read_json(&json_file)?;
                 (json_file, fields.remove("chat_template"))
             } else {
@@ -129,7 +129,7 @@ impl ChatTemplate {
             (path, source, tool_use)
         };
         let additional = dir.join(ADDITIONAL).join(format!("{TOOL_USE}.jinja"));
-        if additional.exists() {
+        if is_there(&additional) {
             let text = read(&additional)?;
             tool_use = Some((additional, text));
         }
@@ -363,10 +363,7 @@ fn unmarked(marked: &str) -> (String, Vec<Range<usize>>) {
 
 /// `tokenizer_config.json` of a folder; empty if it has none.
 fn read_config(dir: &Path) -> Result<Map<String, Json>, StoreError> {
-    match dir.join(CONFIG) {
-        path if path.exists() => read_json(&path),
-        _ => Ok(Map::new()),
-    }
+    read_json_if_there(&dir.join(CONFIG)).map(Option::unwrap_or_default)
 }
 
 /// `bos_token` and its like: each a text, or an object that has it.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters_store::StoreError;
+use adapters_store::from_fields;
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -106,13 +106,7 @@ impl CheckpointFolder {
     /// [`ModelError::Store`] naming the field that does not parse.
     pub(crate) fn config_with<T: DeserializeOwned>(&self, mut defaults: Map<String, Value>) -> Result<T, ModelError> {
         defaults.extend(self.config.clone());
-        serde_json::from_value(Value::Object(defaults)).map_err(|source| {
-            StoreError::Json {
-                path: self.dir.join("config.json"),
-                source,
-            }
-            .into()
-        })
+        Ok(from_fields(&self.dir.join("config.json"), defaults)?)
     }
 }
 

@@ -24,6 +24,52 @@ const LAYERS: [&str; 8] = [
     "num_hidden_groups",
 ];
 
+/// Names of sizes. They are multiplied with each other before each is compared with what its model allows.
+const SIZES: [&str; 42] = [
+    "attention_head_size",
+    "d_ff",
+    "d_kv",
+    "d_model",
+    "decoder_attention_heads",
+    "decoder_ffn_dim",
+    "dim",
+    "embedding_size",
+    "encoder_attention_heads",
+    "encoder_ffn_dim",
+    "ffn_dim",
+    "head_dim",
+    "hidden_dim",
+    "hidden_size",
+    "image_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "max_relative_positions",
+    "max_source_positions",
+    "max_target_positions",
+    "mlp_ratio",
+    "moe_intermediate_size",
+    "n_embd",
+    "n_head",
+    "n_heads",
+    "n_inner",
+    "n_positions",
+    "num_attention_heads",
+    "num_channels",
+    "num_experts",
+    "num_heads",
+    "num_key_value_heads",
+    "num_local_experts",
+    "num_mel_bins",
+    "output_hidden_size",
+    "patch_size",
+    "pooler_hidden_size",
+    "position_buckets",
+    "projection_dim",
+    "type_vocab_size",
+    "vocab_size",
+    "word_embed_proj_dim",
+];
+
 /// Names of the configurations of the stacks of a model.
 const STACKS: [&str; 4] = ["encoder", "decoder", "text_config", "vision_config"];
 
@@ -70,6 +116,12 @@ impl<'a> ConfigCheck<'a> {
             if let Some(found) = config.get(field).filter(|found| found.is_number()) {
                 let holds = found.as_u64().is_some_and(|layers| layers <= 4096);
                 self.require(holds, field, "at most 4096", found)?;
+            }
+        }
+        for field in SIZES {
+            if let Some(found) = config.get(field).filter(|found| found.is_u64()) {
+                let holds = found.as_u64().is_some_and(|size| size <= u64::from(u32::MAX));
+                self.require(holds, field, format!("at most {}", u32::MAX), found)?;
             }
         }
         for field in EPSILONS {
@@ -239,5 +291,28 @@ impl<'a> ConfigCheck<'a> {
             self.require(is_off != expected, field, format!("`{expected}`"), found)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sizes_whose_product_fits_no_number_are_refused_first() {
+        let check = ConfigCheck::new(Path::new("config.json"));
+        for (field, value) in [
+            ("n_embd", json!(u64::MAX)),
+            ("text_config", json!({"hidden_size": 1_u64 << 32})),
+        ] {
+            let mut config = Map::from_iter([(field.to_owned(), value)]);
+            let refused = check.published(&mut config).unwrap_err().to_string();
+            assert!(refused.contains("expected at most 4294967295"), "{refused}");
+        }
+        check
+            .published(&mut Map::from_iter([("n_embd".to_owned(), json!(768))]))
+            .unwrap();
     }
 }

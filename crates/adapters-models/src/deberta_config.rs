@@ -38,7 +38,7 @@ pub(crate) struct DebertaConfig {
 
 /// `["c2p", "p2c"]`, or `"c2p|p2c"` in older files: of a query with a distance's key, of a distance's query with a key.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a list of names, or names with `|` between them")]
 enum ScoresOfDistances {
     Listed(Vec<String>),
     Joined(String),

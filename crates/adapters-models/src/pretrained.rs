@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adapters_adapted::quantize;
 use adapters_core::Format;
 use adapters_nn::Precision;
-use adapters_store::{Fingerprint, read_json, read_safetensors, write_weights};
+use adapters_store::{Fingerprint, is_there, read_json, read_json_if_there, read_safetensors, write_weights};
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 
@@ -56,7 +56,7 @@ impl Pretrained {
     pub fn open_with(dir: impl AsRef<Path>, architectures: Architectures) -> Result<Self, ModelError> {
         let dir = dir.as_ref();
         let path = dir.join("config.json");
-        if !path.exists() {
+        if !is_there(&path) {
             return Err(ModelError::NotACheckpoint {
                 path: dir.to_owned(),
                 missing: "it has no config.json",
@@ -126,10 +126,9 @@ impl Pretrained {
     /// [`ModelError::Store`] for a configuration of the adapter that cannot be read.
     pub fn as_class_of(self, adapter: &Path) -> Result<Self, ModelError> {
         let config = adapter.join("adapter_config.json");
-        if !config.exists() {
+        let Some(config) = read_json_if_there::<Value>(&config)? else {
             return Ok(self);
-        }
-        let config: Value = read_json(&config)?;
+        };
         let classes = [&config["model_class"], &config["auto_mapping"]["base_model_class"]];
         Ok(classes.into_iter().fold(self, |base, class| base.of_class(Some(class))))
     }
@@ -287,14 +286,15 @@ impl Pretrained {
     /// The `eos_token` of `tokenizer_config.json`, if the tokenizer has it.
     pub(crate) fn tokenizers_end(&self) -> Result<Option<u32>, ModelError> {
         let path = self.text_dir().join("tokenizer_config.json");
-        if !path.exists() || !TextTokenizer::is_in(self.text_dir()) {
+        let config = read_json_if_there::<Map<String, Value>>(&path)?;
+        let Some(config) = config.filter(|_| TextTokenizer::is_in(self.text_dir())) else {
             return Ok(None);
-        }
-        let config: Map<String, Value> = read_json(&path)?;
+        };
         let token = config.get("eos_token");
         let token = token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
         match token {
-            Some(token) => Ok(self.tokenizer(1)?.token_id(token)),
+            // No text is encoded, so that none is too long.
+            Some(token) => Ok(self.tokenizer(usize::MAX)?.token_id(token)),
             None => Ok(None),
         }
     }

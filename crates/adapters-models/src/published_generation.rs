@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adapters_store::read_json;
+use adapters_store::{read_json, read_json_if_there};
 use serde_json::{Map, Value};
 
 use crate::config_check::ConfigCheck;
@@ -199,14 +199,14 @@ impl Fields {
     /// Those of `generation_config.json`, or else of `config.json`.
     fn read(pretrained: &Pretrained) -> Result<Self, ModelError> {
         let path = pretrained.dir().join(FILE);
-        match path.exists() {
-            true => Ok(Self {
-                fields: read_json(&path)?,
+        Ok(match read_json_if_there(&path)? {
+            Some(fields) => Self {
+                fields,
                 path,
                 vocabulary: pretrained.vocabulary_size(),
-            }),
-            false => Ok(Self::of_model(pretrained)),
-        }
+            },
+            None => Self::of_model(pretrained),
+        })
     }
 
     /// Those of `config.json`, the ones of a decoder or text model in it, and those that the classes of transformers have.

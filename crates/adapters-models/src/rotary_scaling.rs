@@ -104,7 +104,10 @@ pub(crate) struct RotaryFields {
 
 /// `rope_parameters` of a published configuration: for all layers, or by what a layer sees.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected an object of numbers, or one for `full_attention` and one for `sliding_attention`"
+)]
 #[allow(clippy::large_enum_variant, reason = "there is one for each load")]
 pub(crate) enum RotaryParameters {
     /// For full and for sliding attention.

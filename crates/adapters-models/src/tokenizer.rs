@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use adapters_store::{StoreError, check_unique, read_file};
+use adapters_store::{StoreError, check_unique, is_there, read_file};
 use tokenizers::{EncodeInput, Encoding, PostProcessor, Tokenizer, TruncationParams};
 
 use crate::encoded::Encoded;
@@ -42,7 +42,7 @@ pub struct TextTokenizer {
 impl TextTokenizer {
     /// Whether a folder has a tokenizer that is read: `tokenizer.json`, or vocabulary files.
     pub fn is_in(dir: &Path) -> bool {
-        dir.join(FILE).is_file() || vocabulary_files::are_in(dir)
+        is_there(&dir.join(FILE)) || vocabulary_files::are_in(dir)
     }
 
     /// Reads `tokenizer.json` of a checkpoint folder. Without one, `vocab.txt` (WordPiece), or `vocab.json` and `merges.txt` (byte-level BPE)
@@ -54,7 +54,7 @@ impl TextTokenizer {
     /// `max_length`, or belongs to a class of transformers whose rules are not known here.
     pub fn load(dir: &Path, max_length: usize) -> Result<Self, ModelError> {
         let (path, mut inner) = match dir.join(FILE) {
-            path if path.exists() => (path.clone(), published(&path)?),
+            path if is_there(&path) => (path.clone(), published(&path)?),
             _ => vocabulary_files::tokenizer(dir)?,
         };
         inner.with_padding(None);

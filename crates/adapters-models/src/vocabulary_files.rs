@@ -9,7 +9,7 @@ mod tokenizer_json;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use adapters_store::{read_file, read_json};
+use adapters_store::{is_there, read_file, read_json, read_json_if_there};
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -149,7 +149,7 @@ const CLIP_MERGES: usize = 49152 - 256 - 2;
 
 /// Whether a folder has the files of a vocabulary.
 pub(crate) fn are_in(dir: &Path) -> bool {
-    dir.join(WORDS).is_file() || (dir.join(PIECES).is_file() && dir.join(MERGES).is_file())
+    is_there(&dir.join(WORDS)) || (is_there(&dir.join(PIECES)) && is_there(&dir.join(MERGES)))
 }
 
 /// The tokenizer of a folder's vocabulary files, and the file of its vocabulary.
@@ -160,7 +160,7 @@ pub(crate) fn are_in(dir: &Path) -> bool {
 /// that do not fit, [`ModelError::Store`] for files that cannot be read.
 pub(crate) fn tokenizer(dir: &Path) -> Result<(PathBuf, Tokenizer), ModelError> {
     if !are_in(dir) {
-        return Err(match SENTENCE_PIECE.iter().find(|name| dir.join(name).exists()) {
+        return Err(match SENTENCE_PIECE.iter().find(|name| is_there(&dir.join(name))) {
             Some(name) => refusal(
                 &dir.join(name),
                 &format!(
@@ -222,10 +222,8 @@ struct Config {
 
 impl Config {
     fn read(dir: &Path) -> Result<Self, ModelError> {
-        let optional = |name: &str| match dir.join(name) {
-            path if path.exists() => read_json::<Map<String, Value>>(&path),
-            _ => Ok(Map::new()),
-        };
+        let optional =
+            |name: &str| read_json_if_there::<Map<String, Value>>(&dir.join(name)).map(Option::unwrap_or_default);
         let path = dir.join("tokenizer_config.json");
         let mut fields = optional("tokenizer_config.json")?;
         let of_model = optional("config.json")?;
@@ -256,7 +254,7 @@ impl Config {
             Rules::WordPiece => &[WORDS],
             _ => &[PIECES, MERGES],
         };
-        if let Some(missing) = needed.iter().find(|name| !dir.join(name).is_file()) {
+        if let Some(missing) = needed.iter().find(|name| !is_there(&dir.join(name))) {
             let reason = format!(
                 "a `{}` without tokenizer.json needs {missing}, which is not there",
                 class.name

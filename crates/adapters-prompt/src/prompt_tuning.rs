@@ -108,8 +108,8 @@ impl Method for PromptTuningConfig {
         let length = self.prompt_length;
         ConfigError::size("prompt_length", length)?;
         let scale = self.scale();
-        let fits = scale.is_finite() && scale >= 0.0;
-        ConfigError::unless(fits, "random_uniform_scale", "a finite number of at least 0", scale)?;
+        ConfigError::finite("random_uniform_scale", scale)?;
+        ConfigError::unless(scale >= 0.0, "random_uniform_scale", "at least 0", scale)?;
         let text = self.prompt_init_text.as_deref().unwrap_or_default();
         let fits = self.prompt_init != PromptInit::FromString || !text.is_empty();
         ConfigError::unless(fits, TEXT, "a text where `prompt_init` is from_string", "empty")

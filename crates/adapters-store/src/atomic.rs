@@ -4,7 +4,7 @@
 //! file in the same folder, is flushed to the disk and then renamed over the target, so that a checkpoint or a summary
 //! is never half of one. On any failure the file that was there stays as it was and the temporary file is removed.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub struct AtomicWriteError {
 impl AtomicWriteError {
     pub(crate) fn new(path: &Path, source: io::Error) -> Self {
         Self {
-            path: path.to_path_buf(),
+            path: final_path(path),
             source,
         }
     }
@@ -171,6 +171,12 @@ pub fn sweep(folder: &Path) {
             (false, false) => Ok(()),
         };
     }
+}
+
+/// Where what is written at a path is moved to, for messages: the path without the temporary folder in it.
+pub(crate) fn final_path(path: &Path) -> PathBuf {
+    let is_temporary = |name: &OsStr| name.to_string_lossy().starts_with(TEMPORARY);
+    path.iter().filter(|name| !is_temporary(name)).collect()
 }
 
 /// The folder a path lies in: `.` for a bare file name.

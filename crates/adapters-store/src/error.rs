@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use adapters_core::Error;
 
-use crate::atomic::AtomicWriteError;
-use crate::mismatch::list;
+use crate::atomic::{AtomicWriteError, final_path};
+use crate::mismatch;
 
 /// Errors of reading and writing folders, configurations and tensors. Every variant names the file.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,7 @@ pub enum StoreError {
         name: String,
     },
     /// A tensor file does not fit what is to be filled. All offenders are listed.
-    #[error("{} does not match the adapter and the model:{}", path.display(), list(.problems))]
+    #[error("{} {}:{}", final_path(path).display(), mismatch::kind(.problems), mismatch::list(.problems))]
     Mismatch {
         /// The file.
         path: PathBuf,

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::load::fill;
 use crate::{
-    LoadOptions, LoadReport, REFERENCE_VERSION, SavedFiles, StoreError, read_json, read_pytorch, read_safetensors,
-    write_json, write_weights,
+    LoadOptions, LoadReport, REFERENCE_VERSION, SavedFiles, StoreError, is_there, read_json, read_pytorch,
+    read_safetensors, write_json, write_weights,
 };
 use adapters_core::{AdapterSet, AttachReport, Format, Host, Tensors};
 use adapters_fusion::{Fusion, FusionConfig};
@@ -32,7 +32,7 @@ struct Envelope {
 
 /// The fused adapters, as a list or joined by commas.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a list of names, or names with commas between them")]
 enum Names {
     List(Vec<String>),
     Joined(String),
@@ -40,7 +40,7 @@ enum Names {
 
 /// The configuration, or the name of one.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a name, or an object")]
 enum Stored {
     Named(String),
     Fields(Map<String, Value>),
@@ -106,7 +106,7 @@ pub fn load_fusion(
         path: dir.to_owned(),
         missing,
     };
-    if !path.exists() {
+    if !is_there(&path) {
         return Err(lacks(CONFIG));
     }
     let envelope: Envelope = read_json(&path)?;
@@ -125,7 +125,7 @@ pub fn load_fusion(
         None => stored_name.split(',').map(str::to_owned).collect(),
     };
     let (safe, pickle) = (dir.join(WEIGHTS), dir.join(PICKLE));
-    let (weights, mut tensors) = match (safe.exists(), pickle.exists(), options.allow_bin) {
+    let (weights, mut tensors) = match (is_there(&safe), is_there(&pickle), options.allow_bin) {
         (true, ..) => {
             let (tensors, _) = read_safetensors(&safe)?;
             (safe, tensors)

@@ -9,6 +9,7 @@ pub mod atomic;
 mod card;
 mod dict;
 mod error;
+mod files;
 mod fingerprint;
 mod fusion;
 mod head_setup;
@@ -40,6 +41,8 @@ pub use tensors::{read_safetensors, write_safetensors};
 #[doc(hidden)]
 pub use card::{ModelCard, base_name, name_base};
 #[doc(hidden)]
+pub use files::{from_fields, is_there, open_regular, read_file, read_json, read_json_if_there, write_json};
+#[doc(hidden)]
 pub use head_setup::HeadSetup;
 #[doc(hidden)]
 pub use load::layer_replication;
@@ -50,9 +53,6 @@ pub use pytorch_file::write_weights;
 #[doc(hidden)]
 pub use save::{REFERENCE_VERSION, expressible};
 #[doc(hidden)]
-pub use tensors::{
-    TensorOutline, burn_dtype, file_dtype, open_regular, read_file, read_json, read_pickle, read_pytorch, with_shape,
-    write_each, write_json,
-};
+pub use tensors::{TensorOutline, burn_dtype, file_dtype, read_pickle, read_pytorch, with_shape, write_each};
 #[doc(hidden)]
 pub use unique_keys::check_unique;

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use burn::module::ParamId;
 use burn::tensor::{Device, TensorData};
+use serde::de::Error as _;
 use serde_json::{Map, Value};
 
 use crate::key_names::{renew, without_adapter_name, without_second_names};
 use crate::larger_class::LargerClass;
 use crate::tensors::with_shape;
-use crate::{StoreError, TensorProblem, mlx, read_json, read_pytorch, read_safetensors};
+use crate::{StoreError, TensorProblem, is_there, mlx, read_json, read_pytorch, read_safetensors};
 use adapters_core::{
     AdapterSet, AnyMethod, AttachReport, Attached, Format, Host, Role, Site, SiteInfo, SiteKind, StoredConfig,
     StoredSize, Tensors, build_for_file, is_outside, target::Selection,
@@ -175,7 +176,7 @@ fn read_folder(
     host: &dyn Host,
 ) -> Result<(Folder, PathBuf, Tensors), StoreError> {
     let path = dir.join(CONFIG);
-    if !path.exists() {
+    if !is_there(&path) {
         return Err(StoreError::NotAnAdapter {
             path: dir.to_owned(),
             missing: CONFIG,
@@ -222,7 +223,11 @@ pub fn layer_replication(dir: &Path) -> Result<Option<Vec<[usize; 2]>>, StoreErr
     let path = dir.join(CONFIG);
     let mut config: Map<String, Value> = read_json(&path)?;
     let ranges = config.remove("layer_replication").unwrap_or_default();
-    serde_json::from_value(ranges).map_err(|source| StoreError::Json { path, source })
+    let refused = |error: serde_json::Error| StoreError::Json {
+        source: serde_json::Error::custom(format!("`layer_replication`: {error}")),
+        path,
+    };
+    serde_json::from_value(ranges).map_err(refused)
 }
 
 fn read_config(
@@ -322,7 +327,7 @@ fn folder_name(dir: &Path) -> String {
 
 fn read_weights(dir: &Path, format: Format, allow_bin: bool) -> Result<(PathBuf, Tensors), StoreError> {
     let safe = dir.join(format.weights_file());
-    if safe.exists() {
+    if is_there(&safe) {
         let (tensors, _) = read_safetensors(&safe)?;
         return Ok((safe, tensors));
     }
@@ -338,7 +343,7 @@ fn read_weights(dir: &Path, format: Format, allow_bin: bool) -> Result<(PathBuf,
         }
         false => missing,
     };
-    match (bin.exists(), allow_bin) {
+    match (is_there(&bin), allow_bin) {
         (true, true) => Ok((bin.clone(), read_pytorch(&bin)?)),
         (true, false) => Err(StoreError::PickleNotAllowed { path: bin }),
         (false, _) => Err(StoreError::NotAnAdapter {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::fingerprint::Fingerprint;
-use crate::{StoreError, read_json, write_json};
+use crate::{StoreError, read_json_if_there, write_json};
 use adapters_nn::Precision;
 
 /// What the interchange formats have no field for. Written as `manifest.json`.
@@ -92,12 +92,7 @@ impl Manifest {
     ///
     /// [`StoreError::Read`], [`StoreError::Json`].
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
-        let path = dir.join(Self::FILE);
-        if path.exists() {
-            read_json(&path).map(Some)
-        } else {
-            Ok(None)
-        }
+        read_json_if_there(&dir.join(Self::FILE))
     }
 
     /// The name of the adapter in a folder, which peft's own files have no field for; `None` without a manifest that has one.

@@ -31,6 +31,15 @@ const QUANTIZED: [(&str, &str); 7] = [
     (".qzeros", "GPTQ or AWQ"),
 ];
 
+/// What is wrong with a file of which these are the problems.
+pub(crate) fn kind(problems: &[TensorProblem]) -> &'static str {
+    let is_finite = |problem: &TensorProblem| !matches!(problem, TensorProblem::NotFinite { .. });
+    match problems.iter().any(is_finite) {
+        true => "does not match the adapter and the model",
+        false => "has numbers that are not finite",
+    }
+}
+
 /// The problems in lines, at most twenty of them.
 pub(crate) fn list(problems: &[TensorProblem]) -> String {
     const SHOWN: usize = 20;

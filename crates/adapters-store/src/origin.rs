@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{StoreError, read_json, write_json};
+use crate::{StoreError, read_json_if_there, write_json};
 
 /// The repository of the Hub that a folder was downloaded from. Written into it as `hub.json`, so that what is trained on a model names
 /// it as everyone finds it.
@@ -26,8 +26,7 @@ impl Origin {
     ///
     /// [`StoreError::Read`], [`StoreError::Json`].
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
-        let path = dir.join(Self::FILE);
-        path.exists().then(|| read_json(&path)).transpose()
+        read_json_if_there(&dir.join(Self::FILE))
     }
 
     /// Writes it into a folder.

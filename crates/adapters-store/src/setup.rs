@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    HeadSetup, LoadOptions, REFERENCE_VERSION, StoreError, expressible, load_adapter, load_fusion, read_json,
+    HeadSetup, LoadOptions, REFERENCE_VERSION, StoreError, expressible, load_adapter, load_fusion, read_json_if_there,
     save_adapter, save_fusion, write_json,
 };
 use adapters_core::{AdapterSet, Composition, Host};
@@ -108,14 +108,10 @@ impl Setup {
     ///
     /// [`StoreError::NotAnAdapter`], [`StoreError::Read`], [`StoreError::Json`].
     pub fn read(dir: &Path) -> Result<Self, StoreError> {
-        let path = dir.join(Self::FILE);
-        match path.exists() {
-            true => read_json(&path),
-            false => Err(StoreError::NotAnAdapter {
-                path: dir.to_owned(),
-                missing: Self::FILE,
-            }),
-        }
+        read_json_if_there(&dir.join(Self::FILE))?.ok_or_else(|| StoreError::NotAnAdapter {
+            path: dir.to_owned(),
+            missing: Self::FILE,
+        })
     }
 
     /// Loads a saved setup into `set`: every adapter and every fusion under its name, trainable, and nothing activated.

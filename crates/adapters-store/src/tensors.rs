@@ -1,20 +1,18 @@
-//! Tensor files as host data, and JSON files.
+//! Tensor files as host data.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use burn::store::pytorch::PytorchReader;
 use burn::tensor::{DType, TensorData};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::atomic::AtomicWriteError;
+use crate::files::{check_regular, read_file};
 use crate::pickle::check_names;
 use crate::unique_keys::check_unique;
 use crate::{StoreError, TensorProblem, atomic};
@@ -192,68 +190,6 @@ pub fn write_each<'t, E: From<StoreError> + From<AtomicWriteError>>(
     })
 }
 
-/// Reads a JSON file.
-///
-/// # Errors
-///
-/// [`StoreError::Read`], [`StoreError::Json`] with line, column and field.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
-    let bytes = read_file(path)?;
-    check_unique(&bytes)
-        .and_then(|()| serde_json::from_slice(&bytes))
-        .map_err(|source| StoreError::Json {
-            path: path.to_owned(),
-            source,
-        })
-}
-
-/// Writes a JSON file, indented, atomically.
-///
-/// # Errors
-///
-/// [`StoreError::Json`] for a value JSON cannot express, [`StoreError::Write`].
-pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|source| StoreError::Json {
-        path: path.to_owned(),
-        source,
-    })?;
-    text.push('\n');
-    Ok(atomic::write(path, text.as_bytes())?)
-}
-
-/// Reads a file of a folder that may be somebody else's.
-///
-/// # Errors
-///
-/// [`StoreError::Read`], for what is not a regular file too.
-pub fn read_file(path: &Path) -> Result<Vec<u8>, StoreError> {
-    check_regular(path)?;
-    fs::read(path).map_err(|source| StoreError::Read {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Opens a file to read it. What is not a regular file is an error: opening a pipe would wait for whoever writes into it, and a device
-/// may have no end.
-///
-/// # Errors
-///
-/// Those of the operating system.
-pub fn open_regular(path: &Path) -> io::Result<File> {
-    match fs::metadata(path)?.is_file() {
-        true => File::open(path),
-        false => Err(io::Error::other("it is not a regular file")),
-    }
-}
-
-fn check_regular(path: &Path) -> Result<(), StoreError> {
-    open_regular(path).map(drop).map_err(|source| StoreError::Read {
-        path: path.to_owned(),
-        source,
-    })
-}
-
 pub(crate) fn check_finite(path: &Path, tensors: &Tensors) -> Result<(), StoreError> {
     let problems: Vec<TensorProblem> = tensors
         .iter()
@@ -316,6 +252,8 @@ pub fn with_shape(data: TensorData, shape: Vec<usize>) -> TensorData {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn sample() -> Tensors {

@@ -5,12 +5,21 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// Refuses JSON in which an object has a key twice, and JSON that does not parse.
+/// Refuses JSON in which an object has a key twice, JSON that does not parse, and text in another encoding.
 ///
 /// # Errors
 ///
-/// The reader's error, with the key, line and column.
+/// The reader's error, with the key, line and column; the mark of an encoding other than UTF-8 without one.
 pub fn check_unique(json: &[u8]) -> Result<(), serde_json::Error> {
+    let mark = match json {
+        [0xEF, 0xBB, 0xBF, ..] => Some("a byte order mark"),
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("the byte order mark of UTF-16 or UTF-32"),
+        _ => None,
+    };
+    if let Some(mark) = mark {
+        let reason = format!("it begins with {mark}, expected UTF-8 without one: save it as that");
+        return Err(serde_json::Error::custom(reason));
+    }
     serde_json::from_slice::<Unique>(json).map(|_| ())
 }
 

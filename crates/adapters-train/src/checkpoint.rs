@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use adapters_core::{Tensors, TrainingSchedule};
 use adapters_models::ChatTime;
-use adapters_store::{read_safetensors, write_safetensors};
+use adapters_store::{is_there, read_safetensors, write_safetensors};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::tensor::{Bytes, Tensor, TensorData};
@@ -218,7 +218,7 @@ pub(crate) fn write(
 impl Checkpoint {
     /// Reads a checkpoint; `None` if there is none.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, TrainError> {
-        if !path.exists() {
+        if !is_there(path) {
             return Ok(None);
         }
         let failed = |reason: String| TrainError::Checkpoint {
@@ -230,6 +230,9 @@ impl Checkpoint {
             .get(HEADER)
             .ok_or_else(|| failed(format!("its header lacks `{HEADER}`")))?;
         let position: Position = serde_json::from_str(header).map_err(|e| failed(e.to_string()))?;
+        if position.batch_size == 0 {
+            return Err(failed("`batch_size` is 0, expected at least 1".to_owned()));
+        }
         let mut optimizers = [Vec::new(), Vec::new()];
         let mut hasher = FnvHasher::default();
         for (key, bytes) in OPTIMIZERS.into_iter().zip(&mut optimizers) {

@@ -57,7 +57,7 @@ pub(crate) fn digests(run: &Run) -> Result<BTreeMap<String, String>, TrainError>
 
 /// The fingerprint of the chosen files of a folder and of the folders in it, with their names.
 fn of_folder(dir: &Path, chosen: &dyn Fn(&Path) -> bool) -> Result<String, TrainError> {
-    let unreadable = |source| StoreError::Folder {
+    let unreadable = |source| StoreError::Read {
         path: dir.to_owned(),
         source,
     };

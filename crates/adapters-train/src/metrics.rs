@@ -1,5 +1,6 @@
 //! Figures of an evaluation in addition to its loss, from predictions and targets on the host.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::data::shortened;
@@ -42,24 +43,35 @@ pub(crate) fn falls(metric: &str) -> bool {
 #[non_exhaustive]
 pub struct Confusion {
     labels: Vec<String>,
-    /// By target, then by prediction.
-    counts: Vec<Vec<usize>>,
+    /// By target, then by prediction, those that are not zero: a table of all grows with the square of the classes.
+    counts: BTreeMap<(usize, usize), usize>,
+    targets: Vec<usize>,
+    predictions: Vec<usize>,
 }
 
 impl Confusion {
     /// Classes that a printed table has at most.
     pub const SHOWN: usize = 20;
+    /// Classes that a written table has at most.
+    pub const WRITTEN: usize = 1000;
 
     /// Counts pairs of a target and a prediction, both below the number of labels.
     pub fn new(labels: Vec<String>, pairs: impl IntoIterator<Item = (usize, usize)>) -> Self {
-        let mut counts = vec![vec![0; labels.len()]; labels.len()];
+        let mut counts = BTreeMap::new();
+        let [mut targets, mut predictions] = [vec![0; labels.len()], vec![0; labels.len()]];
         for (target, predicted) in pairs {
-            let row: Option<&mut Vec<usize>> = counts.get_mut(target);
-            if let Some(count) = row.and_then(|row| row.get_mut(predicted)) {
-                *count += 1;
+            if target < labels.len() && predicted < labels.len() {
+                *counts.entry((target, predicted)).or_insert(0) += 1;
+                targets[target] += 1;
+                predictions[predicted] += 1;
             }
         }
-        Self { labels, counts }
+        Self {
+            labels,
+            counts,
+            targets,
+            predictions,
+        }
     }
 
     /// Accuracy, macro F1 and Matthews' correlation coefficient, and this table.
@@ -88,27 +100,24 @@ impl Confusion {
     }
 
     /// Each class, with how often each was predicted for its examples.
-    pub fn rows(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.labels
-            .iter()
-            .map(String::as_str)
-            .zip(self.counts.iter().map(Vec::as_slice))
+    pub fn rows(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
+        let classes = 0..self.labels.len();
+        self.labels.iter().enumerate().map(move |(target, label)| {
+            let counts = classes.clone().map(|predicted| self.count(target, predicted));
+            (label.as_str(), counts.collect())
+        })
     }
 
-    fn targets(&self, class: usize) -> usize {
-        self.counts[class].iter().sum()
-    }
-
-    fn predictions(&self, class: usize) -> usize {
-        self.counts.iter().map(|row| row[class]).sum()
+    fn count(&self, target: usize, predicted: usize) -> usize {
+        self.counts.get(&(target, predicted)).copied().unwrap_or_default()
     }
 
     fn examples(&self) -> usize {
-        self.counts.iter().flatten().sum()
+        self.targets.iter().sum()
     }
 
     fn right(&self) -> usize {
-        (0..self.labels.len()).map(|class| self.counts[class][class]).sum()
+        (0..self.labels.len()).map(|class| self.count(class, class)).sum()
     }
 
     /// The fraction of right predictions; zero without examples.
@@ -119,8 +128,8 @@ impl Confusion {
     /// `2 p r / (p + r)` of precision and recall of each class, by label; `None` for a class that neither occurs nor is predicted.
     pub fn f1(&self) -> impl Iterator<Item = (&str, Option<f64>)> {
         self.labels.iter().enumerate().map(|(class, label)| {
-            let sum = self.targets(class) + self.predictions(class);
-            let f1 = (sum > 0).then(|| 2.0 * self.counts[class][class] as f64 / sum as f64);
+            let sum = self.targets[class] + self.predictions[class];
+            let f1 = (sum > 0).then(|| 2.0 * self.count(class, class) as f64 / sum as f64);
             (label.as_str(), f1)
         })
     }
@@ -137,9 +146,9 @@ impl Confusion {
     pub fn matthews(&self) -> f64 {
         let sum_over_classes = |f: &dyn Fn(usize) -> usize| (0..self.labels.len()).map(f).sum::<usize>() as f64;
         let all = self.examples() as f64;
-        let both = sum_over_classes(&|class| self.targets(class) * self.predictions(class));
-        let targets = all * all - sum_over_classes(&|class| self.targets(class).pow(2));
-        let predictions = all * all - sum_over_classes(&|class| self.predictions(class).pow(2));
+        let both = sum_over_classes(&|class| self.targets[class] * self.predictions[class]);
+        let targets = all * all - sum_over_classes(&|class| self.targets[class].pow(2));
+        let predictions = all * all - sum_over_classes(&|class| self.predictions[class].pow(2));
         match targets * predictions > 0.0 {
             true => (self.right() as f64 * all - both) / (targets * predictions).sqrt(),
             false => 0.0,
@@ -155,15 +164,18 @@ impl fmt::Display for Confusion {
         let rows = labels.iter().map(|label| label.chars().count());
         let first = rows.chain(["label".len()]).max().unwrap_or_default();
         let width = |class: usize| {
-            let longest = self.counts.iter().map(|row| row[class].to_string().len()).max();
-            labels[class].chars().count().max(longest.unwrap_or_default())
+            let most = (0..labels.len()).map(|target| self.count(target, class)).max();
+            labels[class]
+                .chars()
+                .count()
+                .max(most.unwrap_or_default().to_string().len())
         };
         write!(f, "{:first$}", "label")?;
         for (class, label) in labels.iter().enumerate() {
             write!(f, "  {label:>0$}", width(class))?;
         }
         write!(f, "  {:>6}", "f1")?;
-        for ((label, (_, f1)), row) in labels.iter().zip(self.f1()).zip(&self.counts) {
+        for ((label, (_, f1)), (_, row)) in labels.iter().zip(self.f1()).zip(self.rows()) {
             write!(f, "\n{label:first$}")?;
             for (class, count) in row.iter().enumerate() {
                 write!(f, "  {count:>0$}", width(class))?;
@@ -220,6 +232,20 @@ mod tests {
             table.contains(&format!("\n{}…", "é".repeat(40))) && table.len() < 1000,
             "{table}"
         );
+    }
+
+    #[test]
+    fn as_many_classes_as_a_vocabulary_are_counted() {
+        const CLASSES: usize = 250_000;
+        let labels = (0..CLASSES).map(|class| class.to_string()).collect();
+        let figures = Confusion::new(labels, [(3, 3), (4, CLASSES - 1), (CLASSES, 0)]).figures();
+        assert_eq!(figures.get("accuracy"), Some(0.5));
+        let of_labels: Vec<_> = figures
+            .of_labels
+            .iter()
+            .map(|(label, f1)| (label.as_str(), *f1))
+            .collect();
+        assert_eq!(of_labels, [("3", 1.0), ("4", 0.0), ("249999", 0.0)]);
     }
 
     /// `f1_score(average="macro")`, `f1_score(average=None)` and `matthews_corrcoef` of scikit-learn.

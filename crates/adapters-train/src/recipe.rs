@@ -1,11 +1,11 @@
 //! Recipes: a whole run as one TOML file.
 
 mod fusion;
+mod names;
 mod overrides;
 mod schema;
 mod train;
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -248,6 +248,7 @@ impl Recipe {
         if self.model.max_length == 0 {
             return Err(value("model.max_length", "at least 1", 0));
         }
+        names::check_adapter(&self.adapter.name)?;
         self.train.check()?;
         self.check_task()?;
         let fractions = [
@@ -312,16 +313,7 @@ impl Recipe {
             let expected = format!("at least {} for `head.kind` `{task}`", task.labels);
             return Err(value("data.labels", &expected, data.labels.count()));
         }
-        let mut seen = HashSet::new();
-        if let Labels::Names(names) = &data.labels
-            && let Some(name) = names.iter().find(|name| !seen.insert(*name))
-        {
-            return Err(value(
-                "data.labels",
-                "each label once",
-                format!("a list with `{name}` twice"),
-            ));
-        }
+        names::check_labels(&data.labels)?;
         if data.pack && !task.packs {
             let packing = TASKS.iter().filter(|task| task.packs).map(|task| task.name);
             let packing = packing.collect::<Vec<_>>().join("`, `");

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use adapters::models::heads::{HeadKind, Pooling, Scores, Targets};
 use adapters::models::{
-    Encoded, Generation, Head, HeadConfig, Input, LinearScores, Model, Pretrained, Source, ToTextInput,
+    Encoded, Generation, Head, HeadConfig, Input, LinearScores, Model, ModelKind, Pretrained, Source, ToTextInput,
 };
 use adapters::train::{TaskModel, adamw, hidden_states, peak_rss_bytes, text_input};
 use adapters::{Adapted, AdapterFiles, Ctx, Host, method};
@@ -157,6 +157,22 @@ fn check_texts(args: &BenchArgs, base: &Model) -> Result<(), Failure> {
         return Err(Failure::new(
             format!("a `{}` model reads no text", base.architecture()),
             "choose a text model",
+        ));
+    }
+    // A text without a token that follows one teaches such a model nothing.
+    if args.seq < 2 && base.kind() == ModelKind::CausalLm {
+        return Err(Failure::new(
+            "--seq is 1, expected at least 2",
+            "the model learns which token follows another",
+        ));
+    }
+    /// More tokens in a batch fit into no memory.
+    const MOST: usize = 1 << 26;
+    let tokens = args.batch * args.seq;
+    if tokens > MOST {
+        return Err(Failure::new(
+            format!("--batch x --seq is {tokens} tokens, expected at most {MOST}"),
+            "choose a smaller batch or shorter texts",
         ));
     }
     match base.max_length().filter(|longest| args.seq > *longest) {

@@ -38,6 +38,8 @@ pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
     let evaluation = loaded.evaluate(&*data, args.batch)?;
     if args.json {
         let (metric, score) = evaluation.main().unzip();
+        let confusion = evaluation.figures.confusion.as_ref();
+        let confusion = confusion.filter(|confusion| confusion.labels().len() <= Confusion::WRITTEN);
         let figures = json!({
             "task": loaded.task.name,
             "metric": metric,
@@ -45,7 +47,7 @@ pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
             "loss": evaluation.loss,
             "figures": evaluation.figures.values.iter().copied().collect::<BTreeMap<_, _>>(),
             "f1_of_labels": evaluation.figures.of_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
-            "confusion": evaluation.figures.confusion.as_ref().map(|confusion| {
+            "confusion": confusion.map(|confusion| {
                 json!({"labels": confusion.labels(), "counts": confusion.rows().map(|(_, counts)| counts).collect::<Vec<_>>()})
             }),
             "examples": data.lengths().len(),

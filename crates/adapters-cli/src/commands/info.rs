@@ -6,7 +6,7 @@ use std::path::Path;
 
 use adapters::core::{Attached, SiteInfo, SiteKind};
 use adapters::models::Model;
-use adapters::store::Manifest;
+use adapters::store::{Manifest, is_there};
 use adapters::train::{Recipe, Summary};
 use adapters::{Format, Host, METHODS};
 use burn::module::Module;
@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::args::InfoArgs;
 use crate::failure::Failure;
+use crate::output::printable;
 use crate::{folders, loading};
 
 /// Describes a model, adapter or run folder.
@@ -23,9 +24,9 @@ pub(crate) fn run(args: InfoArgs) -> Result<(), Failure> {
     if !folders::is_id(&path.to_string_lossy()) {
         folders::check_exists("folder", path)?;
     }
-    let description = if path.join("adapter_config.json").is_file() {
+    let description = if is_there(&path.join("adapter_config.json")) {
         adapter(path, &args)?
-    } else if path.join("config.json").is_file() || !path.is_dir() {
+    } else if is_there(&path.join("config.json")) || !path.is_dir() {
         let dir = folders::model(&path.to_string_lossy())?;
         model(&dir, &args)?
     } else {
@@ -68,7 +69,7 @@ impl Description {
         }
         for (key, value) in &self.facts {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            say!("{:<14} {text}", key.replace('_', " "));
+            say!("{:<14} {}", key.replace('_', " "), printable(&text, ""));
         }
         for layers in &self.layers {
             let Layers {
@@ -282,7 +283,7 @@ fn run_folder(dir: &Path, inside: &Path, args: &InfoArgs) -> Result<Description,
         about.say("recipe", Failure::from(error).to_line());
     }
     let summary = dir.join(Summary::FILE);
-    if summary.is_file() {
+    if is_there(&summary) {
         let summary = Summary::read(&summary)?;
         if let Some(score) = summary.test_score() {
             about.say("test_score", format!("{score:.4}"));

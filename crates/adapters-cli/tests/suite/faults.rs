@@ -93,6 +93,25 @@ fn a_run_is_not_resumed_on_other_weights_or_other_data() {
 }
 
 #[test]
+fn a_checkpoint_without_rows_in_a_batch_is_refused() {
+    let task = Task::new();
+    let run = run(&task, "run", &[]);
+    stop_at(&run, 9);
+    let path = task.path("run/checkpoint.safetensors");
+    let (tensors, mut metadata) = adapters::store::read_safetensors(&path).unwrap();
+    let header = metadata.get_mut("adapters.checkpoint").unwrap();
+    let mut position: serde_json::Value = serde_json::from_str(header).unwrap();
+    position["batch_size"] = 0.into();
+    *header = position.to_string();
+    adapters::store::write_safetensors(&path, &tensors, metadata).unwrap();
+    let error = train(&run, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    assert!(
+        error.contains("checkpoint.safetensors") && error.contains("`batch_size` is 0"),
+        "{error}"
+    );
+}
+
+#[test]
 fn numbers_that_leave_their_range_are_never_saved() {
     let task = Task::new();
     for (out, overrides) in [
@@ -288,11 +307,166 @@ fn answers_that_are_no_numbers_are_errors() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(output.stdout.is_empty() && said.contains("beyond the range"), "{said}");
     }
-    // Nor is it merged into a model that nothing reads.
+    // Nor is it merged into a model that nothing reads, or written in a type that is too small; where it would be is said.
+    let to_16_bits = [
+        "convert",
+        "--adapter",
+        "run/adapter",
+        "--dtype",
+        "float16",
+        "--out",
+        "merged",
+    ];
+    for arguments in [
+        &["merge", "--adapter", "run/adapter", "--out", "merged"][..],
+        &to_16_bits,
+    ] {
+        let output = command(&task).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("not finite"), "{said}");
+        assert!(said.contains("merged") && !said.contains(".writing-"), "{said}");
+    }
+}
+
+/// Runs the command, which fails, and returns what it said without the layout of lines.
+fn refusal(task: &Task, arguments: &[&str]) -> String {
+    let output = command(task).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+    said.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A file that seems to be absent would be left out without a word, or be asked for although it is there.
+#[cfg(unix)]
+#[test]
+fn a_link_to_nothing_is_no_absent_file() {
+    let task = Task::new();
+    let eval = scored(&task);
+    fs::write(task.path("model/generation_config.json"), "{}").unwrap();
+    let recipe = ["train", "recipe.toml", "--out", "other"];
+    for (file, arguments) in [
+        ("model/config.json", &eval[..]),
+        ("model/tokenizer.json", &eval),
+        ("model/model.safetensors", &eval),
+        ("run/adapter/manifest.json", &eval),
+        ("run/adapter/adapter_config.json", &eval),
+        ("run/adapter/adapter.safetensors", &eval),
+        ("data/test.jsonl", &eval),
+        ("recipe.toml", &recipe),
+    ] {
+        let (path, aside) = (task.path(file), task.path("aside"));
+        fs::rename(&path, &aside).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        let said = refusal(&task, arguments);
+        let name = file.rsplit('/').next().unwrap();
+        assert!(
+            said.contains(name) && said.contains("a link to elsewhere, which does not exist"),
+            "{file}: {said}"
+        );
+        fs::remove_file(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+    }
+}
+
+#[test]
+fn a_name_of_any_length_leaves_what_is_said() {
+    let task = Task::new();
+    let label = "l".repeat(1_000_000);
+    let recipe = fs::read_to_string(task.recipe()).unwrap();
+    let recipe = recipe.replace(r#"["bad", "good"]"#, &format!(r#"["bad", "good", "{label}"]"#));
+    fs::write(task.recipe(), recipe).unwrap();
+    let output = command(&task)
+        .args(["train", "recipe.toml", "--out", "run"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.len() < 10_000 && said.contains("lll..(999800 characters more)..lll"),
+        "{said}"
+    );
+    // The classes that no example has are counted.
+    let names: Vec<String> = (0..1000).map(|class| format!("\"c{class}\"")).collect();
+    let labels = format!("data.labels=[\"bad\", \"good\", {}]", names.join(", "));
+    let train = ["train", "recipe.toml", "--out", "many", "--set", &labels];
+    let output = command(&task).args(train).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("988 more classes"), "{said}");
+    assert!(said.lines().count() < 60, "{said}");
+    let said = refusal(
+        &task,
+        &[
+            "train",
+            "recipe.toml",
+            "--out",
+            "named",
+            "--set",
+            "adapter.name=\"a.b\"",
+        ],
+    );
+    assert!(said.contains("`adapter.name` is `a.b`"), "{said}");
+}
+
+/// A tokenizer that adds two tokens to each text, and says which token ends one.
+#[test]
+fn a_merge_asks_the_tokenizer_for_the_end_of_a_text() {
+    let task = Task::new();
+    fs::write(task.path("model/tokenizer_config.json"), r#"{"eos_token": "[SEP]"}"#).unwrap();
+    scored(&task);
     let merge = ["merge", "--adapter", "run/adapter", "--out", "merged"];
     let output = command(&task).args(merge).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && said.contains("not finite"), "{said}");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What is wrong with a file is said with the field and in words.
+#[test]
+fn a_wrong_value_in_a_file_is_named_by_its_field() {
+    let task = Task::new();
+    let eval = scored(&task);
+    for (file, field, value, expected) in [
+        (
+            "model/config.json",
+            "hidden_size",
+            "-1",
+            "expected a whole number, not below 0",
+        ),
+        ("model/config.json", "hidden_dropout_prob", "\"a\"", "expected a number"),
+        (
+            "run/adapter/manifest.json",
+            "max_length",
+            "-1",
+            "expected a whole number, not below 0",
+        ),
+        ("run/adapter/manifest.json", "max_length", "0", "expected 1 to "),
+        (
+            "run/adapter/manifest.json",
+            "base_fingerprint",
+            "[]",
+            "expected an object",
+        ),
+        (
+            "run/adapter/adapter_config.json",
+            "config",
+            "{\"architecture\": \"lora\", \"alpha\": 1e300}",
+            "`alpha` is",
+        ),
+        (
+            "run/adapter/adapter_config.json",
+            "config",
+            "{\"architecture\": \"lora\", \"r\": \"a\"}",
+            "`r`",
+        ),
+    ] {
+        let path = task.path(file);
+        let whole = fs::read(&path).unwrap();
+        let mut fields: serde_json::Map<_, _> = serde_json::from_slice(&whole).unwrap();
+        fields.insert(field.to_owned(), serde_json::from_str(value).unwrap());
+        fs::write(&path, serde_json::to_vec(&fields).unwrap()).unwrap();
+        let said = refusal(&task, &eval);
+        let named = said.contains(file.rsplit('/').next().unwrap()) && (field == "config" || said.contains(field));
+        assert!(named && said.contains(expected), "{file}, {field}: {said}");
+        fs::write(&path, whole).unwrap();
+    }
 }
 
 #[test]
@@ -305,4 +479,31 @@ fn a_terminal_gets_the_colors_of_an_error() {
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("\u{1b}[") && !text.contains("\\u{1b}"), "{text}");
+}
+
+#[test]
+fn bench_refuses_what_no_machine_measures() {
+    let task = Task::new();
+    let llama = concat!(env!("CARGO_MANIFEST_DIR"), "/../adapters-testkit/golden/llama/base");
+    for (args, code, named) in [
+        (&["--model", llama, "--seq", "1"][..], 1, "--seq is 1"),
+        (&["--model", "model", "--batch", "9223372036854775807"], 2, "1 to 65536"),
+        (
+            &["--model", "model", "--batch", "65536", "--seq", "1048576"],
+            1,
+            "--batch x --seq",
+        ),
+        (
+            &["--model", "model", "--repeats", "18446744073709551615"],
+            2,
+            "1 to 1000000",
+        ),
+        (&["--model", "model", "--dropout", "nan"], 2, "at least 0 and below 1"),
+    ] {
+        let args = [&["bench"], args].concat();
+        let output = command(&task).args(&args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(said.contains(named), "{args:?}: {said}");
+    }
 }

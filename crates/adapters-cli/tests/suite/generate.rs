@@ -170,7 +170,12 @@ fn mistakes_are_named() {
     for (args, code, part) in [
         (&["--prompt", "w5", "--chat"][..], 1, "no chat_template"),
         (&["--prompt", "w5", "--temperature", "0"], 1, "temperature"),
-        (&["--prompt", "w5", "--max-tokens", "100"], 1, "at most the 64 tokens"),
+        (&["--prompt", "w5", "--max-tokens", "100"], 1, "--max-tokens sets it"),
+        (
+            &["--prompt", "w5", "--beams", "9223372036854775807"],
+            1,
+            "expected 1 to 1024",
+        ),
         (&["--prompt", ""], 1, "at least one token"),
         (&["--prompt", "w5", "--top-k", "3"], 2, "--temperature"),
         (&[], 2, "--prompt"),

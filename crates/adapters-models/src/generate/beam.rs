@@ -42,14 +42,17 @@ impl Default for Beams {
     }
 }
 
+/// The most continuations that are kept: each has a row of the batch, and scores of all tokens.
+const MOST: usize = 1024;
+
 /// Of a beam that does not exist yet: all begin as one.
 const NOTHING: f32 = -1e9;
 
 impl Beams {
     /// Checks the values against their ranges.
     pub(super) fn check(&self) -> Result<(), ModelError> {
-        if self.count == 0 {
-            return Err(refuse("beams", "at least 1", "0".to_owned()));
+        if !(1..=MOST).contains(&self.count) {
+            return Err(refuse("beams", &format!("1 to {MOST}"), self.count.to_string()));
         }
         match self.length_penalty.is_finite() {
             true => Ok(()),

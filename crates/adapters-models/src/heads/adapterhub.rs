@@ -5,7 +5,7 @@ use std::path::Path;
 
 use adapters_core::{Host, Tensors};
 use adapters_store::{
-    REFERENCE_VERSION, StoreError, read_json, read_pytorch, read_safetensors, write_json, write_weights,
+    REFERENCE_VERSION, StoreError, is_there, read_json, read_pytorch, read_safetensors, write_json, write_weights,
 };
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value};
@@ -31,7 +31,7 @@ impl Head {
 
     /// Whether a folder holds such files, of its own or next to an adapter.
     pub(crate) fn is_in(dir: &Path) -> bool {
-        dir.join(CONFIG).exists()
+        is_there(&dir.join(CONFIG))
     }
 
     /// A head and its name from a folder of AdapterHub's library, a language model's last layer tied to the word embeddings where
@@ -63,7 +63,7 @@ impl Head {
         let name = file.get("name").and_then(Value::as_str).unwrap_or("default").to_owned();
 
         let (weights, pickle) = (dir.join(WEIGHTS), dir.join(PICKLE));
-        let (weights, tensors) = match allow_bin && !weights.exists() && pickle.exists() {
+        let (weights, tensors) = match allow_bin && !is_there(&weights) && is_there(&pickle) {
             true => {
                 let tensors = read_pytorch(&pickle)?;
                 (pickle, tensors)

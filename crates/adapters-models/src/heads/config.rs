@@ -286,8 +286,8 @@ impl HeadConfig {
         if !self.bias && !self.kind.has_bias_option() {
             return refuse("bias", "true: a head of this type always has one", "false".to_owned());
         }
-        if self.dropout.is_some_and(|p| !(0.0..1.0).contains(&p)) {
-            return refuse("dropout_prob", "at least 0 and below 1", format!("{:?}", self.dropout));
+        if let Some(found) = self.dropout.filter(|p| !(0.0..1.0).contains(p)) {
+            return refuse("dropout_prob", "at least 0 and below 1", found.to_string());
         }
         if self.kind.pooling() == Some(Pooling::Pooler) && !base.has_pooler() {
             return refuse("use_pooler", "false: this checkpoint has no pooler", "true".to_owned());
@@ -458,7 +458,13 @@ impl Fields<'_> {
             None | Some(Value::Null) => Ok(None),
             Some(value) => serde_json::from_value(value.clone())
                 .map(Some)
-                .map_err(|e| refused(self.path, key, &e.to_string(), value.to_string())),
+                .map_err(|error: serde_json::Error| {
+                    let reason = error.to_string();
+                    let expected = reason
+                        .split_once("expected ")
+                        .map_or(&*reason, |(_, expected)| expected);
+                    refused(self.path, key, expected, value.to_string())
+                }),
         }
     }
 

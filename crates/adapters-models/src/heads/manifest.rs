@@ -139,7 +139,7 @@ impl Head {
         fields.entry("layers").or_insert_with(|| 1.into());
         let path = dir.join(Manifest::FILE);
         let config = HeadConfig::from_fields(fields, base, &path)?;
-        Self::load_weights(&file, config, base, device)
+        Self::load_weights(&file, &path, config, base, device)
     }
 
     /// A classification head of one layer from a file with nothing but `weight [classes, d_model]` and `bias [classes]`.
@@ -155,11 +155,18 @@ impl Head {
         let kind = HeadKind::Classification { pooling };
         let labels = (0..classes.unwrap_or(1).max(1)).map(|class| class.to_string());
         let config = HeadConfig::new(kind, labels).with_layers(1).with_dropout(0.0);
-        Self::load_weights(path, config, base, device)
+        Self::load_weights(path, path, config, base, device)
     }
 
-    fn load_weights(path: &Path, config: HeadConfig, base: &Model, device: &Device) -> Result<Self, ModelError> {
-        let activation = config.check(base, path)?;
+    /// The weights in the file at `path`; `of_config` is the file that the configuration is of.
+    fn load_weights(
+        path: &Path,
+        of_config: &Path,
+        config: HeadConfig,
+        base: &Model,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let activation = config.check(base, of_config)?;
         let (tensors, _) = read_safetensors(path)?;
         let (widths, outputs) = (config.widths(base), config.outputs(base.vocab_size()));
         let tied = config.kind.is_language_model() && !tensors.contains_key("weight");

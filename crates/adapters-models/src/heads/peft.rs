@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use adapters_core::{Format, Host, Tensors, is_outside};
-use adapters_store::{read_json, read_safetensors, write_json, write_weights};
+use adapters_store::{is_there, read_json, read_safetensors, write_json, write_weights};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
@@ -243,7 +243,7 @@ impl Head {
     /// that reads a pooler the model lacks.
     pub fn load_peft(dir: &Path, checkpoint: &Path, base: &Model, device: &Device) -> Result<Option<Self>, ModelError> {
         let (path, weights) = (dir.join(CONFIG), dir.join(Format::Peft.weights_file()));
-        if !path.exists() || !weights.exists() {
+        if !is_there(&path) || !is_there(&weights) {
             return Ok(None);
         }
         let config: Map<String, Value> = read_json(&path)?;

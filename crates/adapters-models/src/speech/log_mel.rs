@@ -8,7 +8,7 @@ use std::f64::consts::TAU;
 use std::path::Path;
 use std::sync::Arc;
 
-use adapters_store::{StoreError, read_json};
+use adapters_store::{from_fields, read_json_if_there};
 use burn::tensor::{Device, Tensor, TensorData};
 use rustfft::num_complex::Complex;
 use rustfft::{Fft, FftPlanner};
@@ -73,10 +73,7 @@ impl LogMel {
     /// [`ModelError::Store`] if it does not parse, otherwise as [`from_config`](Self::from_config).
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("preprocessor_config.json");
-        let config = match path.exists() {
-            true => read_json(&path)?,
-            false => Map::new(),
-        };
+        let config = read_json_if_there(&path)?.unwrap_or_default();
         Self::from_config(&path, &config)
     }
 
@@ -86,11 +83,7 @@ impl LogMel {
     ///
     /// [`ModelError::Config`] for a value that is not computed.
     pub fn from_config(path: &Path, config: &Map<String, Value>) -> Result<Self, ModelError> {
-        let options: Options =
-            serde_json::from_value(Value::Object(config.clone())).map_err(|source| StoreError::Json {
-                path: path.to_owned(),
-                source,
-            })?;
+        let options: Options = from_fields(path, config.clone())?;
         let check = ConfigCheck::new(path);
         for (field, found, most) in [
             ("feature_size", options.feature_size, 1 << 10),

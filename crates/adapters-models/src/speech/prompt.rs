@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adapters_nn::nearest;
-use adapters_store::read_json;
+use adapters_store::read_json_if_there;
 use serde_json::{Map, Value};
 
 use super::languages;
@@ -33,10 +33,7 @@ impl SpeechPrompt {
     /// know, and where neither `language` nor the files name one.
     pub fn load(dir: &Path, language: Option<&str>, translate: bool) -> Result<Self, ModelError> {
         let paths = ["generation_config.json", "config.json"].map(|name| dir.join(name));
-        let read = |path: &std::path::PathBuf| match path.exists() {
-            true => read_json::<Map<String, Value>>(path),
-            false => Ok(Map::new()),
-        };
+        let read = |path: &Path| read_json_if_there::<Map<String, Value>>(path).map(Option::unwrap_or_default);
         let [generation, config] = [read(&paths[0])?, read(&paths[1])?];
         let check = ConfigCheck::new(if generation.is_empty() { &paths[1] } else { &paths[0] });
         let get = |field: &str| {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use adapters_store::{StoreError, read_json};
+use adapters_store::{from_fields, read_json_if_there};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -56,14 +56,8 @@ impl Waveforms {
     /// [`ModelError::Store`] if it does not parse; [`ModelError::Config`] for a value that is not computed.
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("preprocessor_config.json");
-        let config: Map<String, Value> = match path.exists() {
-            true => read_json(&path)?,
-            false => Map::new(),
-        };
-        let options: Options = serde_json::from_value(Value::Object(config)).map_err(|source| StoreError::Json {
-            path: path.clone(),
-            source,
-        })?;
+        let config: Map<String, Value> = read_json_if_there(&path)?.unwrap_or_default();
+        let options: Options = from_fields(&path, config)?;
         let check = ConfigCheck::new(&path);
         let (rate, most) = (options.sampling_rate, 1 << 18);
         check.require(

@@ -4,14 +4,15 @@
 //! from the file to the device. Loading a model therefore needs the memory of the model and a small buffer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use adapters_store::{
-    Fingerprint, StoreError, TensorOutline, TensorProblem, burn_dtype, check_unique, file_dtype, read_pickle,
+    Fingerprint, StoreError, TensorOutline, TensorProblem, burn_dtype, check_unique, file_dtype, is_there,
+    open_regular, read_pickle,
 };
 use burn::tensor::{Bytes, DType, TensorData, f16};
 use fnv::FnvHasher;
@@ -97,7 +98,7 @@ impl Checkpoint {
     ///
     /// [`ModelError::NotACheckpoint`], [`ModelError::Store`] for a damaged file or a pickle without permission.
     pub(crate) fn open(dir: &Path, allow_bin: bool) -> Result<Self, ModelError> {
-        let there = |name: &str| Some(dir.join(name)).filter(|path| path.exists());
+        let there = |name: &str| Some(dir.join(name)).filter(|path| is_there(path));
         let named = FILES.iter().find_map(|name| there(name));
         let Some(path) = named else {
             return Err(ModelError::NotACheckpoint {
@@ -408,11 +409,7 @@ fn read_header(path: &Path) -> Result<(File, u64, Metadata), StoreError> {
         path: path.to_owned(),
         reason,
     };
-    // Opening a pipe would wait for whoever writes into it.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(damaged("it is not a regular file".to_owned()));
-    }
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = open_regular(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
     let mut size = [0; 8];
     if length < 8 {

@@ -8,7 +8,7 @@ use burn::tensor::TensorData;
 
 use super::checkpoint::{Checkpoint, Layout, ReadError};
 use crate::error::ModelError;
-use adapters_store::StoreError;
+use adapters_store::{StoreError, is_there};
 
 /// What the folder of an adapter says about the token tables of its base, which have other sizes there: peft stores the resized table
 /// and head next to the adapter.
@@ -44,7 +44,7 @@ impl Vocabulary {
         allow_bin: bool,
     ) -> Result<Option<Self>, ModelError> {
         let files = [Format::Peft.weights_file(), "adapter_model.bin"];
-        let path = files.iter().map(|name| adapter.join(name)).find(|path| path.exists());
+        let path = files.iter().map(|name| adapter.join(name)).find(|path| is_there(path));
         // A pickle without permission is refused when the adapter is loaded.
         let Some(path) = path.filter(|path| allow_bin || path.extension().is_some_and(|ending| ending != "bin")) else {
             return Ok(None);

@@ -89,8 +89,9 @@ fn what_is_no_regular_file_is_not_opened() {
     let dir = tempfile::tempdir().unwrap();
     fs::copy(base().join("config.json"), dir.path().join("config.json")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", dir.path().join("model.safetensors")).unwrap();
-    let error = model(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("not a regular file"), "{error}");
+    let error = model(dir.path()).unwrap_err();
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    assert_eq!(source.as_deref(), Some("it is not a regular file"), "{error}");
 }
 
 /// Phi-3 has fused projections under names of its own.

@@ -547,7 +547,7 @@ fn a_search_without_beams_or_of_drawn_tokens_is_refused() {
         count: 0,
         ..Beams::default()
     };
-    assert_eq!(refused(none, Sampling::Greedy), "`beams` is 0, expected at least 1");
+    assert_eq!(refused(none, Sampling::Greedy), "`beams` is 0, expected 1 to 1024");
     let drawn = Sampling::Random {
         temperature: 1.0,
         top_k: None,

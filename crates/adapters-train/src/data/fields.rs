@@ -82,7 +82,7 @@ impl Default for Fields {
 
 /// The classes of a run: in a configuration file, a number or a list of names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number of labels, or a list of their names")]
 pub enum Labels {
     /// So many classes; files give them as integers from 0.
     Count(usize),

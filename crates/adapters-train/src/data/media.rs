@@ -1,11 +1,11 @@
 //! Images and sounds: the records of a folder of such files, and the image or sound that a record names.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use adapters_models::vision::ImageSource;
+use adapters_store::open_regular;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -152,13 +152,8 @@ impl Record {
     /// The file at a path from the folder of the record's.
     fn file(&self, path: &str) -> Result<PathBuf, DataError> {
         let path = self.at.path.parent().unwrap_or(Path::new("")).join(path);
-        // A pipe would be waited for, and a device may have no end.
-        let found = fs::metadata(&path).and_then(|found| match found.is_file() {
-            true => Ok(()),
-            false => Err(io::Error::other("it is not a regular file")),
-        });
-        match found {
-            Ok(()) => Ok(path),
+        match open_regular(&path) {
+            Ok(_) => Ok(path),
             Err(source) => Err(DataError::Read { path, source }),
         }
     }

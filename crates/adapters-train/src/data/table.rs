@@ -35,10 +35,25 @@ pub(super) fn read(path: &Path, text: &str, kind: Kind) -> Result<Vec<Record>, D
         line: 1 + skipped,
     };
     let header_line = lines.at(0);
+    // A cell that is not closed holds all lines below it.
+    let check_closed = |table: &csv::Reader<&[u8]>, start: usize, line: usize| {
+        let is_open = matches!(kind, Kind::Csv)
+            && table.position().byte() == text.len() as u64
+            && has_open_quote(&text[start..], delimiter);
+        match is_open {
+            true => Err(DataError::InvalidRow {
+                path: path.to_owned(),
+                line,
+                reason: "a cell of it begins with `\"`, and the file ends without the `\"` that closes it".to_owned(),
+            }),
+            false => Ok(()),
+        }
+    };
     let header: csv::StringRecord = match table.headers() {
         Ok(header) => header.iter().map(str::trim).collect(),
         Err(error) => return Err(invalid(path, header_line, &error)),
     };
+    check_closed(&table, lines.byte, header_line)?;
 
     let mut names = HashSet::new();
     if let Some(name) = header.iter().find(|name| !name.is_empty() && !names.insert(*name)) {
@@ -54,7 +69,10 @@ pub(super) fn read(path: &Path, text: &str, kind: Kind) -> Result<Vec<Record>, D
     let mut cells = csv::StringRecord::new();
     loop {
         let line = lines.at(table.position().byte());
-        match table.read_record(&mut cells) {
+        let start = lines.byte;
+        let read = table.read_record(&mut cells);
+        check_closed(&table, start, line)?;
+        match read {
             Ok(true) => records.push(Record {
                 at: Location::line(&shared, line),
                 source: Source::Table {
@@ -99,6 +117,25 @@ fn named_delimiter(text: &str) -> Option<(u8, &str)> {
         [delimiter @ (b',' | b';' | b'\t' | b'|')] => Some((*delimiter, table)),
         _ => None,
     }
+}
+
+/// Whether a text ends inside a cell that begins with a quote.
+fn has_open_quote(text: &str, delimiter: u8) -> bool {
+    let (mut inside, mut opens) = (false, true);
+    for byte in text.bytes() {
+        match (inside, byte) {
+            // The next one, if it follows at once, is the second of a doubled quote.
+            (true, b'"') => (inside, opens) = (false, true),
+            (true, _) => {}
+            (false, _) => {
+                (inside, opens) = (
+                    opens && byte == b'"',
+                    byte == delimiter || matches!(byte, b'\n' | b'\r'),
+                )
+            }
+        }
+    }
+    inside
 }
 
 /// Turns increasing byte offsets into lines.

@@ -422,6 +422,16 @@ fn broken_lines() {
     assert!(message("a.jsonl", "[\n {}\n]", &TWO).contains("a.jsonl:1, found the start of a list"));
     let row = message("a.csv", "text,label\n\"a\nb\",1\n\nc\n", &TWO);
     assert_eq!(row, "invalid row at a.csv:5: it has 1 cell, the header has 2");
+    // The text would be all that follows.
+    for open in ["label,text\n0,a\n1,\"b\n0,c\n", "label,text\n0,a\n1,\"b \"\"c\"\"\n"] {
+        let row = message("a.csv", open, &TWO);
+        assert!(
+            row.starts_with("invalid row at a.csv:3: a cell of it begins with `\"`"),
+            "{row}"
+        );
+    }
+    assert!(message("a.csv", "text,\"label\na,1\n", &TWO).contains("a.csv:1: a cell of it begins"));
+    assert_eq!(file("a.csv", "label,text\n1,5\" disk\n").labels(&TWO), [Some(1)]);
     let row = message("a.tsv", "text\tlabel\r\na\t1\t\t\r\n", &TWO);
     assert_eq!(row, "invalid row at a.tsv:2: it has 4 cells, the header has 2");
 }

@@ -304,7 +304,7 @@ mod tests {
         let figures = spans.figures(&[outputs], &[sentence([1, 2, 0])]).unwrap();
         assert_eq!(figures.of_labels, [("X".to_owned(), 2.0 / 3.0)]);
         let confusion = figures.confusion.unwrap();
-        let rows: Vec<&[usize]> = confusion.rows().map(|(_, counts)| counts).collect();
+        let rows: Vec<Vec<usize>> = confusion.rows().map(|(_, counts)| counts).collect();
         assert_eq!(rows, [[0, 1, 0], [0, 1, 0], [0, 0, 1]]);
     }
 }
