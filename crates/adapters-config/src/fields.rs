@@ -192,26 +192,47 @@ pub fn parse<W: DeserializeOwned>(fields: Map<String, Value>) -> Result<W, Strin
     })
 }
 
-/// The field that an error without a path is about: serde gathers the fields of flattened structs before it reads them. It is the
-/// one whose value decides what is wrong.
+/// The field that an error without a path is about: serde gathers the fields of flattened structs before it reads them. Without an
+/// optional one there is no error; with another value of the same type in place of a required one, serde's words have that value.
 fn flattened<W: DeserializeOwned>(fields: &mut Value, reason: &str) -> Option<String> {
     /// Each field is one more attempt.
     const MOST: usize = 1000;
+    let error = |fields: &Value| W::deserialize(fields).err().map(|error| error.to_string());
     let Value::Object(map) = &*fields else { return None };
     let keys: Vec<String> = map.keys().take(MOST).cloned().collect();
     keys.into_iter().find(|key| {
-        let other = match &fields[key.as_str()] {
-            Value::Object(_) => Value::Array(Vec::new()),
-            _ => Value::Object(Map::new()),
-        };
-        let value = std::mem::replace(&mut fields[key.as_str()], other);
-        let changed = match serde_path_to_error::deserialize::<_, W>(&*fields) {
-            Ok(_) => true,
-            Err(error) => matches!(error.path().to_string().as_str(), "." | "?") && error.inner().to_string() != reason,
+        let value = fields[key.as_str()].take();
+        let Value::Object(map) = &mut *fields else { return false };
+        map.remove(key);
+        let without = error(fields);
+        let said = match altered(&value) {
+            Some((here, there, other)) if without.is_some() && reason.contains(&here) => {
+                fields[key.as_str()] = other;
+                error(fields).is_some_and(|said| said == reason.replacen(&here, &there, 1))
+            }
+            _ => without.is_none(),
         };
         fields[key.as_str()] = value;
-        changed
+        said
     })
+}
+
+/// A value as serde's words have it, and another of its type.
+fn altered(value: &Value) -> Option<(String, String, Value)> {
+    let (here, other) = match value {
+        Value::Bool(value) => (value.to_string(), Value::from(!value)),
+        Value::Number(number) => {
+            let other = match number.as_i64() {
+                Some(number) => Value::from(number.wrapping_sub(1)),
+                None => Value::from(number.as_f64()? / 2.0),
+            };
+            (number.to_string(), other)
+        }
+        Value::String(text) => return Some((text.clone(), format!("{text}x"), format!("{text}x").into())),
+        _ => return None,
+    };
+    let there = other.to_string();
+    Some((here, there, other))
 }
 
 /// Reads the configuration object of an AdapterHub file whose `architecture` is `name`; `None` if it has another one.
