@@ -426,16 +426,6 @@ fn dropout_acts_in_training_only() {
     contract::dropout_in_training_only(&bench, "lora[r=4,alpha=6,dropout=0.3]");
     contract::dropout_in_training_only(&bench, "seq_bn[reduction_factor=2,dropout=0.3]");
     contract::dropout_in_training_only(&bench, "loreft[r=2,dropout=0.3]");
-    for config in [
-        "loha[r=2,rank_dropout=0.5]",
-        "loha[r=2,module_dropout=0.5]",
-        "lokr[r=2,rank_dropout=0.5,rank_dropout_scale=true]",
-        "lokr[r=2,module_dropout=0.5]",
-        "oft[oft_block_size=4,module_dropout=0.5]",
-        "boft[boft_block_size=4,boft_dropout=0.5]",
-    ] {
-        contract::dropout_in_training_only(&bench, config);
-    }
     contract::dropout_in_training_only(&bench, "adapter_plus[reduction_factor=2,stochastic_depth=0.5]");
 }
 

@@ -86,6 +86,21 @@ fn pvera() {
 }
 
 #[test]
+fn dropout_of_updates_and_of_rotations_acts_in_training_only() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    for config in [
+        "loha[r=2,rank_dropout=0.5]",
+        "loha[r=2,module_dropout=0.5]",
+        "lokr[r=2,rank_dropout=0.5,rank_dropout_scale=true]",
+        "lokr[r=2,module_dropout=0.5]",
+        "oft[oft_block_size=4,module_dropout=0.5]",
+        "boft[boft_block_size=4,boft_dropout=0.5]",
+    ] {
+        contract::dropout_in_training_only(&bench, config);
+    }
+}
+
+#[test]
 fn randlora() {
     check(
         "randlora[r=3,randlora_alpha=7,target_modules=[query,intermediate.dense]]",
