@@ -41,7 +41,7 @@ pub(crate) struct OptConfig {
     pub(crate) dropout: f64,
     /// Dropout on attention weights, in training.
     pub(crate) attention_dropout: f64,
-    /// The fraction of layers left out in training; not computed.
+    /// Probability that a batch skips a layer, in training.
     pub(crate) layerdrop: f64,
     /// Whether the language-model head is the table of the token embeddings.
     pub(crate) tie_word_embeddings: bool,

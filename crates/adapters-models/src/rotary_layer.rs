@@ -18,11 +18,11 @@ pub(crate) struct RotaryLayer {
     /// `None` where the block reads the residual stream as it is.
     attention_norm: Option<Sited<Norm>>,
     attention: RotaryAttention,
-    attention_joint: Joint,
+    attention_residual: ResidualConnection,
     /// `None` where the block reads what the attention reads.
     ffn_norm: Option<Sited<Norm>>,
     feed_forward: FeedForward,
-    ffn_joint: Joint,
+    ffn_residual: ResidualConnection,
     output: Point<OutputHook>,
     #[module(skip)]
     placement: Placement,
@@ -31,7 +31,7 @@ pub(crate) struct RotaryLayer {
 
 /// Where a block joins the residual stream.
 #[derive(Module, Sites, Debug)]
-struct Joint {
+struct ResidualConnection {
     point: Point<ResidualHook>,
     /// Of the block's output.
     norm: Option<Sited<Norm>>,
@@ -100,14 +100,14 @@ impl RotaryLayer {
             input: family.has_mirror().then(|| at.layer_input(d)),
             attention_norm: norm(NormRole::AttentionNorm, names[0], &mut at),
             attention: RotaryAttention::build(config, family, plan, &mut at),
-            attention_joint: Joint {
+            attention_residual: ResidualConnection {
                 point: at.residual(ResidualRole::AfterAttention, "attention_adapters", d),
                 norm: norm(NormRole::AttentionOutputNorm, names[1], &mut at),
                 without_norm: first,
             },
             ffn_norm: norm(NormRole::FfnNorm, names[2], &mut at),
             feed_forward: FeedForward::build(feed_forward, [d, config.intermediate_size], activation, &mut at),
-            ffn_joint: Joint {
+            ffn_residual: ResidualConnection {
                 point: at.residual(ResidualRole::AfterFfn, "output_adapters", d),
                 norm: norm(NormRole::FfnOutputNorm, names[3], &mut at),
                 without_norm: second,
@@ -120,7 +120,11 @@ impl RotaryLayer {
 
     /// The normalizations behind both blocks, if it has them.
     pub(crate) fn output_norms(&self, cx: &Hooks<'_>) -> Option<[AnyNorm; 2]> {
-        let norms = self.attention_joint.norm.as_ref().zip(self.ffn_joint.norm.as_ref());
+        let norms = self
+            .attention_residual
+            .norm
+            .as_ref()
+            .zip(self.ffn_residual.norm.as_ref());
         norms.map(|(first, second)| [cx.norm_here(first), cx.norm_here(second)])
     }
 }
@@ -147,7 +151,7 @@ impl Block for RotaryLayer {
             .forward(read.clone(), rotation, frame.bias(window), slot, cx);
         let attended = cx.dropout(attended, self.dropout);
         let x = self
-            .attention_joint
+            .attention_residual
             .forward(attended, x, sum_norms.map(|norms| &norms[0]), cx);
 
         let read = match self.placement {
@@ -156,12 +160,12 @@ impl Block for RotaryLayer {
         };
         let fed = self.feed_forward.forward(read, cx);
         let fed = cx.dropout(fed, self.dropout);
-        let x = self.ffn_joint.forward(fed, x, sum_norms.map(|norms| &norms[1]), cx);
+        let x = self.ffn_residual.forward(fed, x, sum_norms.map(|norms| &norms[1]), cx);
         cx.output(&self.output, x)
     }
 }
 
-impl Joint {
+impl ResidualConnection {
     fn forward(&self, hidden: Tensor<3>, x: Tensor<3>, of_sum: Option<&AnyNorm>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let join = match &self.norm {
             None => self.without_norm.clone(),

@@ -182,7 +182,7 @@ pub(crate) struct NormedAttention {
 #[derive(Module, Sites, Debug)]
 pub(crate) struct AttentionOutput {
     pub(crate) projection: Sited<Linear>,
-    pub(crate) joint: Joint,
+    pub(crate) residual: ResidualConnection,
 }
 
 /// The feed-forward block, and how it joins the residual stream.
@@ -190,7 +190,7 @@ pub(crate) struct AttentionOutput {
 pub(crate) struct FeedForwardBlock {
     up: Sited<Linear>,
     down: Sited<Linear>,
-    pub(crate) joint: Joint,
+    pub(crate) residual: ResidualConnection,
     dropout: f64,
     gated: bool,
     #[module(skip)]
@@ -199,7 +199,7 @@ pub(crate) struct FeedForwardBlock {
 
 /// Where a block `f` joins the residual stream `x`: `x + f(norm(x))` with the norm in front, `norm(x + f(x))` with the norm behind.
 #[derive(Module, Sites, Debug)]
-pub(crate) struct Joint {
+pub(crate) struct ResidualConnection {
     pub(crate) norm: Sited<LayerNorm>,
     pub(crate) point: Point<ResidualHook>,
     norm_first: bool,
@@ -210,7 +210,7 @@ pub(crate) struct Joint {
     scale: Option<Param<Tensor<1>>>,
 }
 
-impl Joint {
+impl ResidualConnection {
     /// That of the attention, block 0, or of the feed-forward block, block 1.
     fn build(
         options: &StandardOptions,
@@ -289,14 +289,14 @@ impl AttentionOutput {
         };
         Self {
             projection,
-            joint: Joint::build(options, 0, (norm, point), at),
+            residual: ResidualConnection::build(options, 0, (norm, point), at),
         }
     }
 
     /// The residual stream `x` behind an attention that returned `attended`.
     pub(crate) fn forward(&self, attended: Tensor<3>, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
         let projected = cx.linear(&self.projection, attended);
-        self.joint.join(projected, x, cx)
+        self.residual.join(projected, x, cx)
     }
 }
 
@@ -332,7 +332,7 @@ impl NormedAttention {
 
     /// Attention over the layer's own positions, or those of `slot.encoded`, and the residual connection.
     fn forward(&self, x: Tensor<3>, mask: &Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let read = self.output.joint.enter(&x, cx);
+        let read = self.output.residual.enter(&x, cx);
         let attended = self.attention.forward(read, mask.clone(), slot, |state| state, cx);
         self.output.forward(attended, x, cx)
     }
@@ -350,7 +350,7 @@ impl FeedForwardBlock {
         Self {
             up,
             down,
-            joint: Joint::build(options, 1, (norm, point), at),
+            residual: ResidualConnection::build(options, 1, (norm, point), at),
             dropout: options.activation_dropout,
             gated: options.gated,
             activation: options.activation,
@@ -374,9 +374,9 @@ impl FeedForwardBlock {
 
     /// The residual stream behind the block.
     pub(crate) fn forward(&self, x: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let read = self.joint.enter(&x, cx);
+        let read = self.residual.enter(&x, cx);
         let fed = self.feed(read, cx);
-        self.joint.join(fed, x, cx)
+        self.residual.join(fed, x, cx)
     }
 }
 

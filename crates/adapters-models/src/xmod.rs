@@ -13,7 +13,7 @@ use crate::encoder::{self, Encoder, EncoderNames, EncoderStack, Pooler};
 use crate::model::Model;
 use crate::modeling::*;
 use crate::roberta;
-use crate::standard_layer::{FeedForwardBlock, Joint, NormedAttention, StandardOptions};
+use crate::standard_layer::{FeedForwardBlock, NormedAttention, ResidualConnection, StandardOptions};
 use crate::text_embeddings::{Counting, TextEmbeddings};
 
 const XMOD: EncoderNames = EncoderNames {
@@ -84,7 +84,7 @@ struct LanguageAdapter {
 impl XmodLayer {
     /// The norm in front of the adapter of the language.
     fn adapter_norm(&self) -> Option<&Sited<LayerNorm>> {
-        let reused = self.reuses_norm.then_some(&self.feed_forward.joint.norm);
+        let reused = self.reuses_norm.then_some(&self.feed_forward.residual.norm);
         self.adapter_norm.as_ref().or(reused)
     }
 
@@ -109,20 +109,20 @@ impl Block for XmodLayer {
     type Frame = Option<Tensor<4>>;
 
     fn forward(&self, x: Tensor<3>, bias: &Option<Tensor<4>>, slot: Slot<'_>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let (attention, ffn) = (&self.attention.output, &self.feed_forward.joint);
-        let behind = |joint: &Joint, x: Tensor<3>, cx: &mut Hooks<'_>| match self.pre_norm {
+        let (attention, ffn) = (&self.attention.output, &self.feed_forward.residual);
+        let behind = |residual: &ResidualConnection, x: Tensor<3>, cx: &mut Hooks<'_>| match self.pre_norm {
             true => x,
-            false => cx.norm(&joint.norm, x),
+            false => cx.norm(&residual.norm, x),
         };
-        let read = attention.joint.enter(&x, cx);
+        let read = attention.residual.enter(&x, cx);
         let attended = self
             .attention
             .attention
             .forward(read, bias.clone(), slot, |state| state, cx);
         let attended = cx.linear(&attention.projection, attended);
-        let attended = attention.joint.leave(attended, cx);
-        let x = cx.residual(&attention.joint.point, attended, x, None);
-        let x = behind(&attention.joint, x, cx);
+        let attended = attention.residual.leave(attended, cx);
+        let x = cx.residual(&attention.residual.point, attended, x, None);
+        let x = behind(&attention.residual, x, cx);
         let read = ffn.enter(&x, cx);
         let fed = self.feed_forward.feed(read, cx);
         let fed = ffn.leave(fed, cx);
