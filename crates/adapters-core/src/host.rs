@@ -51,9 +51,13 @@ pub trait Host: Sites {
     }
 
     /// The role by which AdapterHub's configurations select the sites of `role`: the same, but for models in which its
-    /// library wraps the feed-forward projections the other way round, and its `intermediate` is the second of them.
+    /// library wraps the feed-forward projections the other way round, and its `intermediate` is the second of them. A table that
+    /// is read under other names is a token table there.
     fn hub_role(&self, role: Role) -> Role {
-        role
+        match role {
+            Role::SharedTable => Role::TokenEmbedding,
+            role => role,
+        }
     }
 
     /// Factor of the hidden states that enter a language-model head whose weight is the token table, and not those that enter

@@ -4,7 +4,6 @@
 //! Comprehension*, Lewis et al., 2019, <https://arxiv.org/abs/1910.13461>. Behavior follows `BartModel` and
 //! `BartForConditionalGeneration` of Hugging Face transformers.
 
-use adapters_core::Role;
 use burn::module::Param;
 use serde_json::{Map, Value, json};
 
@@ -327,13 +326,5 @@ impl Host for BartModel {
 
     fn attention_dropout(&self) -> f64 {
         self.config.stacks.attention_dropout
-    }
-
-    /// What adapts the table acts where it is read.
-    fn hub_role(&self, role: Role) -> Role {
-        match role {
-            Role::SharedTable => Role::TokenEmbedding,
-            role => role,
-        }
     }
 }

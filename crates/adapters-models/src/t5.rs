@@ -11,7 +11,7 @@ mod distances;
 
 use std::cell::RefCell;
 
-use adapters_core::{KeyValueState, Role};
+use adapters_core::KeyValueState;
 
 use serde_json::json;
 
@@ -447,14 +447,6 @@ impl Host for T5Model {
         match self.config.tie_word_embeddings {
             true => (self.config.d_model as f64).sqrt().recip(),
             false => 1.0,
-        }
-    }
-
-    /// What adapts the table acts where it is read, with a tied head.
-    fn hub_role(&self, role: Role) -> Role {
-        match role {
-            Role::SharedTable => Role::TokenEmbedding,
-            role => role,
         }
     }
 }
