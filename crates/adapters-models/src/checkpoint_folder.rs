@@ -66,7 +66,8 @@ impl CheckpointFolder {
     /// Takes the token tables in the size that the adapter in the folder `adapter` has them in.
     pub(crate) fn resize_for(&mut self, adapter: &Path) -> Result<(), ModelError> {
         let tokens = self.config.get(VOCABULARY).and_then(Value::as_u64);
-        if let Some(tokens) = tokens {
+        // Without tokens there is no table to be resized.
+        if let Some(tokens) = tokens.filter(|tokens| *tokens > 0) {
             let base = self.checkpoint()?;
             self.vocabulary = Vocabulary::of_adapter(adapter, &base, tokens as usize, self.allow_bin)?;
         }

@@ -72,7 +72,7 @@ impl Default for Gpt2Config {
 
 impl Gpt2Config {
     fn inner(&self) -> usize {
-        self.n_inner.unwrap_or(4 * self.n_embd)
+        self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
     }
 
     /// Checks the values against each other and against what is computed here.

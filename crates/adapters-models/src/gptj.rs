@@ -68,7 +68,7 @@ impl Default for GptJConfig {
 
 impl GptJConfig {
     fn inner(&self) -> usize {
-        self.n_inner.unwrap_or(4 * self.n_embd)
+        self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
     }
 
     /// Checks the values against each other and against what is computed here.

@@ -94,10 +94,6 @@ impl ModernBertConfig {
             ("global_attn_every_n_layers", self.global_attn_every_n_layers),
         ])?;
         check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
-        // The default is beyond a small vocabulary.
-        let rows = self.vocab_size;
-        let expected = format!("a token id below vocab_size = {rows}");
-        check.require(self.pad_token_id < rows, "pad_token_id", expected, self.pad_token_id)?;
         let heads = ("num_attention_heads", self.num_attention_heads);
         check.multiple(("hidden_size", self.hidden_size), heads)?;
         let d_head = self.hidden_size / self.num_attention_heads;
@@ -176,26 +172,5 @@ impl ModernBertConfig {
                 below_tags: true,
             }),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_padding_is_refused_beyond_a_small_vocabulary() {
-        let mut fields = defaults();
-        let check = |fields: &Map<String, Value>| {
-            let config: ModernBertConfig = serde_json::from_value(Value::Object(fields.clone())).expect("parses");
-            config.check(Path::new("config.json"))
-        };
-        assert!(check(&fields).is_ok());
-        fields.insert("vocab_size".to_owned(), 24.into());
-        let error = check(&fields).expect_err("token 50283 is not there").to_string();
-        assert!(
-            error.contains("`pad_token_id` is 50283, expected a token id below vocab_size = 24"),
-            "{error}"
-        );
     }
 }

@@ -240,7 +240,9 @@ impl Pretrained {
     /// As [`model`](Self::model), but for elements that are not finite.
     pub fn model_on_demand(&self, device: &Device) -> Result<(Model, ReadErrors), ModelError> {
         let (folder, read_errors) = self.folder.for_a_load();
-        Ok((self.architecture.load(&folder, device)?, read_errors))
+        let model = self.architecture.load(&folder, device)?;
+        ConfigCheck::new(&self.dir().join("config.json")).special_tokens(&model)?;
+        Ok((model, read_errors))
     }
 
     /// Loads an encoder of text, strictly.
@@ -310,7 +312,7 @@ impl Pretrained {
         let path = self.dir().join("preprocessor_config.json");
         let read = |field: &str, default: u64| {
             let found = self.folder.config().get(field).and_then(Value::as_u64);
-            found.unwrap_or(default) as usize
+            usize::try_from(found.unwrap_or(default)).unwrap_or(usize::MAX)
         };
         let ([bands, frames], check) = (log_mel.dims(), ConfigCheck::new(&path));
         let expected = read("num_mel_bins", 80);
@@ -320,7 +322,7 @@ impl Pretrained {
             format!("{expected}, the bands of the model"),
             bands,
         )?;
-        let expected = 2 * read("max_source_positions", 1500);
+        let expected = read("max_source_positions", 1500).saturating_mul(2);
         let in_words = format!("a length of {expected} frames, which the model reads");
         check.require(
             frames == expected,

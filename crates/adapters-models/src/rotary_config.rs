@@ -99,9 +99,8 @@ impl RotaryDecoderConfig {
         sliding.into_iter().map(|slides| window.filter(|_| slides)).collect()
     }
 
-    /// Checks the values against each other and against what is computed here.
-    pub(crate) fn check(&self, path: &Path, family: &Family) -> Result<(Activation, Rotaries), ModelError> {
-        let check = ConfigCheck::new(path);
+    /// Checks the sizes, before a family computes with them.
+    pub(crate) fn check_sizes(&self, check: ConfigCheck<'_>) -> Result<(), ModelError> {
         let [heads, kv_heads, d_head] = self.heads();
         check.sizes([
             ("vocab_size", self.vocab_size),
@@ -112,7 +111,13 @@ impl RotaryDecoderConfig {
             ("intermediate_size", self.intermediate_size),
             ("max_position_embeddings", self.max_position_embeddings),
         ])?;
-        check.layers([("num_hidden_layers", self.num_hidden_layers)])?;
+        check.layers([("num_hidden_layers", self.num_hidden_layers)])
+    }
+
+    /// Checks the values against each other and against what is computed here.
+    pub(crate) fn check(&self, path: &Path, family: &Family) -> Result<(Activation, Rotaries), ModelError> {
+        let check = ConfigCheck::new(path);
+        let [heads, kv_heads, _] = self.heads();
         let expected = format!("a divisor of num_attention_heads = {heads}");
         check.require(
             heads.is_multiple_of(kv_heads),

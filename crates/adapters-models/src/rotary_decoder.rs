@@ -50,7 +50,10 @@ impl RotaryDecoder {
         let defaults = object(defaults);
         let config: RotaryDecoderConfig = source.config_with(defaults.clone())?;
         let own = source.config_with(defaults)?;
-        let family = family(&config, own, ConfigCheck::new(&source.dir().join("config.json")))?;
+        let path = source.dir().join("config.json");
+        let check = ConfigCheck::new(&path);
+        config.check_sizes(check)?;
+        let family = family(&config, own, check)?;
         Ok(Model::new(Self::load(source, (family, config), device)?))
     }
 

@@ -219,7 +219,11 @@ impl Weights {
     /// unless it has none. The kernel is `[channels, sizes..]`.
     pub fn convolution(&mut self, path: &str, bias: bool, kernel: &[usize], d_out: usize) -> Linear {
         let shape = [&[d_out], kernel].concat();
-        let laid_out = [kernel.iter().product(), d_out];
+        // More than there are numbers for fits no tensor of a file.
+        let laid_out = [
+            kernel.iter().fold(1, |all: usize, size| all.saturating_mul(*size)),
+            d_out,
+        ];
         Linear {
             weight: self.take_as(&format!("{path}.weight"), &shape, Layout::Transposed, laid_out),
             bias: bias.then(|| self.vector(&format!("{path}.bias"), d_out)),

@@ -9,10 +9,11 @@ use adapters::core::{EmbeddingState, Error, Hooks, LinearRole, ResidualHook, Res
 use adapters::models::vit::VitModel;
 use adapters::models::{
     ARCHITECTURES, Architecture, Architectures, Block, Chain, FromCheckpoint, KeyValueCache, ModelError, ModelInfo,
-    ModelKind, Slot, TextEncoder, TextInput, Transformer, Weights,
+    ModelKind, Pretrained, Slot, TextEncoder, TextInput, Transformer, Weights,
 };
+use adapters::store::write_json;
 use adapters::{Ctx, Host, Location, Point, Sited, Sites};
-use adapters_testkit::model_contract::{ModelCase, all};
+use adapters_testkit::model_contract::{ModelCase, all, random_checkpoint};
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Device, Tensor};
@@ -102,6 +103,36 @@ checked!(
     whisper: "whisper",
     whisper_encoder: "WhisperForAudioClassification",
 );
+
+/// The defaults of these families are beyond a small vocabulary.
+#[test]
+fn a_default_padding_token_is_compared_with_the_vocabulary() {
+    for (name, default) in [
+        ("modernbert", 50283),
+        ("phi3", 32000),
+        ("smollm3", 128004),
+        ("whisper", 50256),
+    ] {
+        let (mut configs, optional_keys) = configs(name);
+        let mut case = ModelCase {
+            config: configs.remove(0),
+            optional_keys,
+            architectures: Architectures::default(),
+        };
+        case.config["pad_token_id"] = 0.into();
+        let (dir, device) = (tempfile::tempdir().unwrap(), Device::flex());
+        random_checkpoint(&case, dir.path(), &device);
+        case.config.as_object_mut().unwrap().remove("pad_token_id");
+        write_json(&dir.path().join("config.json"), &case.config).unwrap();
+        let refused = Pretrained::open(dir.path())
+            .unwrap()
+            .model(&device)
+            .unwrap_err()
+            .to_string();
+        let expected = format!("`pad_token_id` is {default}, expected a token id below vocab_size = 24");
+        assert!(refused.contains(&expected), "{refused}");
+    }
+}
 
 #[test]
 fn a_vit_that_is_not_computed_is_refused_by_name() {
