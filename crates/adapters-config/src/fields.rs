@@ -82,6 +82,32 @@ impl ConfigError {
         }
     }
 
+    /// The error with the field as a file spells it; `names` are our names of fields and those of the file.
+    #[must_use]
+    pub fn spelled(mut self, names: &[(&'static str, &'static str)]) -> Self {
+        let of_file = |ours: &str| {
+            names
+                .iter()
+                .find(|(name, _)| *name == ours)
+                .map(|(_, of_file)| *of_file)
+        };
+        match &mut self {
+            Self::OutOfRange { field, .. } | Self::UnknownName { field, .. } | Self::Unsupported { field, .. } => {
+                *field = of_file(field).unwrap_or(field);
+            }
+            Self::Field { reason } => {
+                // The path of the field, then serde's words.
+                let quoted = reason.strip_prefix('`').and_then(|rest| rest.split_once('`'));
+                let ours = quoted.map(|(path, _)| path.split(['.', '[']).next().unwrap_or(path));
+                if let Some((ours, of_file)) = ours.and_then(|ours| Some((ours, of_file(ours)?))) {
+                    *reason = reason.replacen(ours, of_file, 1);
+                }
+            }
+            Self::UnknownField { .. } | Self::NotExpressible { .. } => {}
+        }
+        self
+    }
+
     /// Checks a number that the sizes of tensors follow from, such as a rank or a number of virtual tokens: at least one, and no
     /// larger than [`LARGEST_SIZE`]. A damaged file must not ask for more memory than there is.
     ///

@@ -83,6 +83,10 @@ impl Codec<Peft> for Alora {
         }))
     }
 
+    fn names() -> &'static peft::Names {
+        peft::LORA
+    }
+
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
         let mut fields = peft::write_lora(&self.lora, false, sites, host)?;
         fields.insert(FIELD.to_owned(), self.alora_invocation_tokens.clone().into());

@@ -121,6 +121,10 @@ impl Codec<Peft> for Bdlora {
         Some(read.map(|(lora, own)| Self { lora, ..own }))
     }
 
+    fn names() -> &'static peft::Names {
+        peft::LORA
+    }
+
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
         let mut fields = peft::write_lora(&self.lora, false, sites, host)?;
         let own = json!({

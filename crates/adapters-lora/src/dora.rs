@@ -132,6 +132,10 @@ impl Codec<Peft> for DoraConfig {
         }))
     }
 
+    fn names() -> &'static peft::Names {
+        peft::LORA
+    }
+
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
         match self.definition {
             DoraDefinition::Peft => peft::write_lora(&self.lora, true, sites, host),

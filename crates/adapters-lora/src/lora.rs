@@ -364,6 +364,10 @@ impl Codec<Peft> for LoraConfig {
         peft::read_lora(stored, false)
     }
 
+    fn names() -> &'static peft::Names {
+        peft::LORA
+    }
+
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
         peft::write_lora(self, false, sites, host)
     }

@@ -126,6 +126,10 @@ impl Codec<Peft> for Monteclora {
         Some(read.map(|(lora, sampling)| Self { sampling, lora }))
     }
 
+    fn names() -> &'static peft::Names {
+        peft::LORA
+    }
+
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
         let mut fields = peft::write_lora(&self.lora, false, sites, host)?;
         let sampling = to_fields(&self.sampling, &[]);

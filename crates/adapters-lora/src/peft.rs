@@ -11,10 +11,10 @@ use crate::scaling::Scaling;
 use crate::target::LoraTarget;
 
 /// Our name of a field, and peft's.
-type Names = [(&'static str, &'static str)];
+pub(crate) type Names = [(&'static str, &'static str)];
 
 /// The fields of peft's `LoraConfig` that are read.
-const LORA: &Names = &[
+pub(crate) const LORA: &Names = &[
     ("r", "r"),
     ("alpha", "lora_alpha"),
     ("dropout", "lora_dropout"),

@@ -123,6 +123,10 @@ impl Codec<Peft> for Velora {
         Some(read.map(|(lora, compression)| Self { compression, lora }))
     }
 
+    fn names() -> &'static peft::Names {
+        peft::LORA
+    }
+
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
         let mut fields = peft::write_lora(&self.lora, false, sites, host)?;
         let compression = to_fields(&self.compression, &[]);

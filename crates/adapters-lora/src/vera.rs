@@ -388,7 +388,7 @@ impl Codec<AdapterHub> for VeraConfig {
 }
 
 /// Our names of the fields of peft's `VeraConfig`, and peft's.
-const PEFT: &[(&str, &str)] = &[
+const PEFT: &peft::Names = &[
     ("r", "r"),
     ("dropout", "vera_dropout"),
     ("vera_d", "d_initial"),
@@ -410,6 +410,10 @@ impl Codec<Peft> for VeraConfig {
             config.lora.target = target;
             Ok(config)
         })
+    }
+
+    fn names() -> &'static peft::Names {
+        PEFT
     }
 
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {

@@ -126,11 +126,16 @@ fn configure<M: Method>(identifier: &str, fields: Map<String, Value>) -> Result<
 }
 
 fn read<M: Method>(stored: &StoredConfig<'_>) -> Option<Result<AnyMethod, Error>> {
-    let config = match stored.format {
-        Format::AdapterHub => <M as Codec<AdapterHub>>::read(stored),
-        Format::Peft => <M as Codec<Peft>>::read(stored),
+    let (config, names) = match stored.format {
+        Format::AdapterHub => (
+            <M as Codec<AdapterHub>>::read(stored),
+            <M as Codec<AdapterHub>>::names(),
+        ),
+        Format::Peft => (<M as Codec<Peft>>::read(stored), <M as Codec<Peft>>::names()),
     };
-    Some(Error::in_config(M::NAME, config?).and_then(AnyMethod::new))
+    let checked = config?.and_then(|config| config.check().map(|()| config));
+    let checked = checked.map_err(|error| error.spelled(names));
+    Some(Error::in_config(M::NAME, checked).map(AnyMethod::erased))
 }
 
 fn read_nested<M: Method>(stored: &StoredConfig<'_>) -> Vec<Nested> {

@@ -84,12 +84,7 @@ impl Method for Oft {
         let terms = self.num_cayley_neumann_terms;
         check_terms(terms)?;
         ConfigError::probability("module_dropout", self.module_dropout)?;
-        ConfigError::unless(
-            self.eps > 0.0 && self.eps.is_finite(),
-            "eps",
-            "a positive number",
-            self.eps,
-        )
+        ConfigError::positive("eps", self.eps)
     }
 
     fn target(&self) -> Target {

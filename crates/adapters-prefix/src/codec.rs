@@ -112,6 +112,10 @@ impl Codec<Peft> for PrefixTuningConfig {
             .then(|| from_fields::<PeftFields>(stored.fields.clone())?.try_into())
     }
 
+    fn names() -> &'static [(&'static str, &'static str)] {
+        &[("prefix_length", "num_virtual_tokens"), ("bottleneck_size", WIDTH)]
+    }
+
     fn write(&self, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, ConfigError> {
         let refused = |what| ConfigError::NotExpressible {
             format: Format::Peft,

@@ -23,6 +23,11 @@ pub trait Codec<F: FileFormat>: Sized {
         None
     }
 
+    /// Our names of the fields that the format has other names for, and those names: errors of a file have these.
+    fn names() -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
     /// The configuration object for an adapter that has layers at `sites` of `host`.
     ///
     /// # Errors

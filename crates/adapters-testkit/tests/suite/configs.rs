@@ -1,6 +1,8 @@
 //! The configuration objects of the golden cases are written back as they were read.
 
+use std::error::Error;
 use std::fs;
+use std::iter::successors;
 use std::path::{Path, PathBuf};
 
 use adapters::METHODS;
@@ -8,7 +10,7 @@ use adapters::core::StoredConfig;
 use adapters::models::Pretrained;
 use adapters::{AdapterSet, Format, Host, method};
 use burn::tensor::Device;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The folders in `dir`, in order; none where there is no such folder.
 fn folders(dir: &Path) -> Vec<PathBuf> {
@@ -71,7 +73,7 @@ fn a_type_of_a_file_that_is_misspelled_is_told_the_right_one() {
         (Format::AdapterHub, "architecture", "LoRA", Some("lora")),
         (Format::Peft, "peft_type", "no such type", None),
     ] {
-        let fields = serde_json::json!({key: found, "target_modules": ["query"]});
+        let fields = json!({key: found, "target_modules": ["query"]});
         let stored = StoredConfig {
             format,
             fields: fields.as_object().unwrap(),
@@ -83,6 +85,51 @@ fn a_type_of_a_file_that_is_misspelled_is_told_the_right_one() {
         match named {
             Some(named) => assert!(error.contains(&named), "{error}"),
             None => assert!(!error.contains("did you mean"), "{error}"),
+        }
+    }
+}
+
+/// A number of peft's that no configuration has is refused by the name that stands in the file, whatever ours is.
+#[test]
+fn a_field_of_peft_is_named_as_in_the_file() {
+    let read = |fields: &serde_json::Value| {
+        let stored = StoredConfig {
+            format: Format::Peft,
+            fields: fields.as_object().unwrap(),
+            version: None,
+            versioned: false,
+        };
+        METHODS.read(&stored).map(drop).map_err(|error| {
+            let causes = successors(Some(&error as &dyn Error), |&error| error.source());
+            causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+        })
+    };
+    let lora = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.0, "target_modules": ["query"]});
+    let vera = json!({"peft_type": "VERA", "r": 2, "d_initial": 0.1, "vera_dropout": 0.0, "target_modules": ["query"]});
+    let prefix = json!({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 2, "prefix_projection": true, "encoder_hidden_size": 4});
+    for (base, field, values) in [
+        (&lora, "lora_alpha", [json!(1e300), json!("x"), json!([1])]),
+        (&lora, "lora_dropout", [json!(1), json!("x"), json!([1])]),
+        (&vera, "vera_dropout", [json!(1), json!("x"), json!([1])]),
+        (&vera, "d_initial", [json!(1e300), json!("x"), json!([1])]),
+        (&prefix, "num_virtual_tokens", [json!(0), json!("x"), json!([1])]),
+        (&prefix, "encoder_hidden_size", [json!(0), json!("x"), json!([1])]),
+    ] {
+        for variant in [
+            None,
+            Some(("use_dora", json!(true))),
+            Some(("kasa_config", json!({"beta": 1e-4, "gamma": 1e-3}))),
+        ] {
+            let mut fields = base.clone();
+            if let Some((key, value)) = variant.filter(|_| field.starts_with("lora")) {
+                fields[key] = value;
+            }
+            read(&fields).unwrap_or_else(|error| panic!("{fields}: {error}"));
+            for value in &values {
+                fields[field] = value.clone();
+                let error = read(&fields).unwrap_err();
+                assert!(error.contains(&format!("`{field}`")), "{fields}: {error}");
+            }
         }
     }
 }
