@@ -239,10 +239,11 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat", "system"], help_heading = "Prompt")]
     pub(crate) audio: Vec<PathBuf>,
     /// Language that is spoken, e.g. en [default: the one in the model's files].
-    #[arg(long, value_name = "CODE", requires = "audio", help_heading = "Prompt")]
+    // What an option requires is not required where it conflicts with another: so that one conflicts, too.
+    #[arg(long, value_name = "CODE", requires = "audio", conflicts_with_all = ["prompt", "chat", "system"], help_heading = "Prompt")]
     pub(crate) language: Option<String>,
     /// Write English, whatever language is spoken.
-    #[arg(long, requires = "audio", help_heading = "Prompt")]
+    #[arg(long, requires = "audio", conflicts_with_all = ["prompt", "chat", "system"], help_heading = "Prompt")]
     pub(crate) translate: bool,
     /// Treat each prompt as a chat message and apply the model's chat template [default if the adapter was trained on
     /// chats].
@@ -258,7 +259,7 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// Beam search with this many beams.
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "temperature", help_heading = "Generation")]
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["temperature", "top_k", "top_p"], help_heading = "Generation")]
     pub(crate) beams: Option<usize>,
     /// Exponent of the length by which beam scores are divided: above 0 favors long texts, below 0 short ones.
     #[arg(
@@ -266,12 +267,19 @@ pub(crate) struct GenerateArgs {
         value_name = "X",
         default_value_t = 1.0,
         requires = "beams",
+        conflicts_with = "temperature",
         allow_negative_numbers = true,
         help_heading = "Generation"
     )]
     pub(crate) length_penalty: f64,
     /// When to stop beam search after as many texts are complete as there are beams.
-    #[arg(long, default_value = "false", requires = "beams", help_heading = "Generation")]
+    #[arg(
+        long,
+        default_value = "false",
+        requires = "beams",
+        conflicts_with = "temperature",
+        help_heading = "Generation"
+    )]
     pub(crate) early_stopping: EarlyStoppingArg,
     /// Disable the key/value cache (slow; for checking).
     #[arg(long, help_heading = "Generation")]
@@ -545,6 +553,27 @@ mod tests {
                 let heading = option.get_help_heading();
                 assert!(heading.is_some(), "`{name} --{}` is under no heading", option.get_id());
             }
+        }
+    }
+    /// An option that needs another one is not left out because that one conflicts with a third.
+    #[test]
+    fn options_without_what_they_need_are_refused() {
+        for (options, accepted) in [
+            ("--prompt a --language de", false),
+            ("--prompt a --translate", false),
+            ("--messages a --translate", false),
+            ("--audio a --language de --translate", true),
+            ("--prompt a --temperature 1 --length-penalty 2", false),
+            ("--prompt a --temperature 1 --early-stopping true", false),
+            ("--prompt a --beams 2 --length-penalty 2 --early-stopping true", true),
+            ("--prompt a --beams 2 --top-k 2", false),
+            ("--prompt a --beams 2 --top-p 0.5", false),
+            ("--prompt a --temperature 1 --top-k 2 --top-p 0.5", true),
+        ] {
+            let words = ["adapters", "generate", "--model", "m"]
+                .into_iter()
+                .chain(options.split(' '));
+            assert_eq!(Args::try_parse_from(words).is_ok(), accepted, "{options}");
         }
     }
 }

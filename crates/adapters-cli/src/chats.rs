@@ -40,7 +40,11 @@ pub(crate) fn tools(path: Option<&Path>) -> Result<Vec<Value>, Failure> {
     let bytes = read_file(path)?;
     match check_unique(&bytes).and_then(|()| serde_json::from_slice(&bytes)) {
         Ok(Value::Array(tools)) if tools.iter().all(Value::is_object) => Ok(tools),
-        Ok(_) => Err(refuse("something else".to_owned())),
+        Ok(Value::Array(tools)) => {
+            let other = tools.iter().position(|tool| !tool.is_object()).unwrap_or_default();
+            Err(refuse(format!("no object as item {}", other + 1)))
+        }
+        Ok(_) => Err(refuse("no list".to_owned())),
         Err(error) => Err(refuse(format!("no JSON ({error})"))),
     }
 }

@@ -84,6 +84,10 @@ fn plain(message: &str) -> String {
         ("true or false", &["bool"]),
     ];
     let message = message
+        .replace(
+            "invalid type: unit variant, expected string only",
+            "invalid type, expected a name in quotes",
+        )
         .replace("invalid type: map,", "invalid type: an object,")
         .replace("invalid type: sequence,", "invalid type: a list,");
     if let Some((before, after)) = message.split_once("data did not match any variant of untagged enum ") {
@@ -224,6 +228,10 @@ mod tests {
                 "invalid type: a list, expected an object",
             ),
             ("`b` is 3, expected a sequence", "`b` is 3, expected a list"),
+            (
+                "invalid type: unit variant, expected string only in `d`",
+                "invalid type, expected a name in quotes in `d`",
+            ),
             (
                 "x: data did not match any variant of untagged enum DecoderWrapper at line 2",
                 "x: a value is of no kind that is read at line 2",

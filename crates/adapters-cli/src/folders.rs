@@ -1,6 +1,7 @@
 //! Folders that arguments name: models, adapters, and where results go.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use adapters::nn::nearest;
@@ -150,17 +151,26 @@ pub(crate) fn check_new(out: &Path) -> Result<(), Failure> {
     ))
 }
 
-/// Checks that an output file is new, or replaces a regular file and no link or device.
-pub(crate) fn check_file(path: &Path) -> Result<(), Failure> {
-    match fs::symlink_metadata(path) {
-        Ok(there) if !there.is_file() => Err(Failure::new(
-            format!(
-                "the output file {} is a folder, a link or a device, which is never replaced",
-                path.display()
-            ),
+/// Checks that an output file is new, or replaces one of its kind, by the bytes that `begins` accepts, and no link, no device, and no
+/// file of another kind: the data or the weights that the command reads, for example.
+pub(crate) fn check_file(path: &Path, begins: impl Fn(&[u8]) -> bool) -> Result<(), Failure> {
+    let refuse = |what: &str| {
+        Err(Failure::new(
+            format!("the output file {} {what}, which is never replaced", path.display()),
             "name a new file",
-        )),
-        _ => Ok(()),
+        ))
+    };
+    let mut first = Vec::new();
+    match fs::symlink_metadata(path) {
+        Ok(there) if !there.is_file() => return refuse("is a folder, a link or a device"),
+        Ok(_) => open_regular(path)
+            .and_then(|file| file.take(256).read_to_end(&mut first))
+            .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display()), "name a new file"))?,
+        Err(_) => return Ok(()),
+    };
+    match first.is_empty() || begins(&first) {
+        true => Ok(()),
+        false => refuse("holds something else"),
     }
 }
 

@@ -101,11 +101,15 @@ fn keep(written: io::Result<()>) {
 
 /// Prints a help text, or what is wrong with the command line.
 pub(crate) fn answer(answer: &clap::Error) -> ExitCode {
-    let written = answer.print().and_then(|()| io::stdout().flush());
-    match written {
-        Err(error) if !answer.use_stderr() && error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        _ => u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+    let written = answer.print();
+    if !answer.use_stderr() {
+        keep(written);
+        if let Err(incomplete) = finish() {
+            failure(incomplete);
+            return ExitCode::FAILURE;
+        }
     }
+    u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// Whether all results were written.

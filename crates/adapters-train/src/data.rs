@@ -17,6 +17,7 @@ mod records;
 mod shard;
 mod table;
 
+pub(crate) use self::encoding::decode;
 pub(crate) use self::error::shortened;
 pub use self::error::{DataError, Location};
 pub use self::fields::{Fields, Labels};

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::batches::Order;
-use crate::data::{Fields, Labels, Shard};
+use crate::data::{Fields, Labels, Shard, decode};
 use crate::error::TrainError;
 use crate::tasks::{ANSWERS, TASKS, TaskName, TaskOptions, Template};
 
@@ -194,13 +194,14 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// [`TrainError::ReadRecipe`], [`TrainError::Recipe`] with line and column, [`TrainError::Override`],
+    /// [`TrainError::ReadRecipe`], [`TrainError::Data`] for a file that is no text, [`TrainError::Recipe`] with line and column, [`TrainError::Override`],
     /// [`TrainError::Value`].
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
-        let text = fs::read_to_string(path).map_err(|source| TrainError::ReadRecipe {
+        let bytes = fs::read(path).map_err(|source| TrainError::ReadRecipe {
             path: path.to_owned(),
             source,
         })?;
+        let text = decode(path, bytes)?;
         let invalid = |source: toml::de::Error| TrainError::Recipe {
             path: path.to_owned(),
             nearest: meant(source.message()),

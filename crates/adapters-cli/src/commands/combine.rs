@@ -192,14 +192,16 @@ fn combined_head(heads: &[Option<Head>], weights: &[(String, f64)]) -> Result<(O
 
 /// The combination of a name, with its options.
 fn combination_of(name: &str, args: &CombineArgs) -> Result<Combination, Failure> {
-    let needed = Combination::NAMES.into_iter().filter(|(of, _)| *of == name);
-    let missing = needed.flat_map(|(_, options)| options).find(|option| match **option {
-        "rank" => args.rank.is_none(),
-        _ => args.density.is_none(),
-    });
-    if let Some(option) = missing {
+    let needed = Combination::NAMES.into_iter().find(|(of, _)| *of == name);
+    let needed = needed.map_or(&[][..], |(_, options)| options);
+    for (option, given) in [("rank", args.rank.is_some()), ("density", args.density.is_some())] {
+        let what = match (needed.contains(&option), given) {
+            (true, false) => "needs",
+            (false, true) => "has no use for",
+            _ => continue,
+        };
         return Err(Failure::new(
-            format!("--combination {name} needs --{option}"),
+            format!("--combination {name} {what} --{option}"),
             "see `adapters combine --help`",
         ));
     }
@@ -212,7 +214,8 @@ fn combination_of(name: &str, args: &CombineArgs) -> Result<Combination, Failure
 
 /// An adapter folder and its weight.
 fn weighted(text: &str) -> Result<(PathBuf, f64), Failure> {
-    let Some((folder, weight)) = text.rsplit_once('=') else {
+    // A folder may have the sign in its name.
+    let Some((folder, weight)) = text.rsplit_once('=').filter(|_| !Path::new(text).is_dir()) else {
         return Ok((folders::single_adapter(Path::new(text))?, 1.0));
     };
     let number: f64 = weight.parse().map_err(|_| not_a_weight(text, weight))?;

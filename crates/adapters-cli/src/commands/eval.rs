@@ -16,6 +16,9 @@ use crate::failure::Failure;
 use crate::folders;
 use crate::loading::{self, Loaded};
 
+/// How the header of a file of scores begins.
+const SCORES: &str = r#"{"__metadata__":{"format":"pt"},"logits":"#;
+
 /// Scores, prints the figures, writes the logits.
 pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
     let mut loaded = loading::model(&args.model)?;
@@ -103,7 +106,12 @@ fn check_outputs(args: &EvalArgs, loaded: &Loaded) -> Result<Option<[PathBuf; 2]
                 let why = format!("--logits is given, and {task} has as many outputs as an input has tokens");
                 return Err(refuse(why));
             }
-            _ => folders::check_file(path)?,
+            // Behind the length of its header, a file of scores has no tensor in front of them.
+            _ => folders::check_file(path, |bytes| {
+                bytes
+                    .get(8..)
+                    .is_some_and(|header| header.starts_with(SCORES.as_bytes()))
+            })?,
         }
     }
     let Some(path) = &args.confusion else { return Ok(None) };
@@ -118,8 +126,13 @@ fn check_outputs(args: &EvalArgs, loaded: &Loaded) -> Result<Option<[PathBuf; 2]
         )));
     }
     let files = ["svg", "png"].map(|ending| path.with_added_extension(ending));
-    for file in &files {
-        folders::check_file(file)?;
+    for (file, begins) in files.iter().zip([&b"<svg"[..], b"\x89PNG"]) {
+        let of_data = args.data.is_dir()
+            && file.canonicalize().is_ok_and(|file| {
+                let data = args.data.canonicalize();
+                data.is_ok_and(|data| file.starts_with(data))
+            });
+        folders::check_file(file, |bytes| bytes.starts_with(begins) && !of_data)?;
     }
     Ok(Some(files))
 }

@@ -26,9 +26,13 @@ pub(crate) fn run(args: PredictArgs) -> Result<(), Failure> {
             (records, files)
         }
         None if !args.image.is_empty() || !args.audio.is_empty() => {
-            let files = [args.image.as_slice(), &args.audio].concat();
-            let names = files.iter().map(|file| Some(file.display().to_string())).collect();
-            (Records::of_media(&files, &fields), names)
+            let names = args
+                .image
+                .iter()
+                .chain(&args.audio)
+                .map(|file| Some(file.display().to_string()))
+                .collect();
+            (Records::of_media(&args.image, &args.audio, &fields), names)
         }
         None => {
             let (objects, texts) = inputs(&args)?;

@@ -169,11 +169,26 @@ fn an_output_replaces_a_regular_file_and_nothing_else() {
     fs::write(task.path("other"), "kept").unwrap();
     std::os::unix::fs::symlink("other", task.path("link")).unwrap();
     fs::create_dir(task.path("folder")).unwrap();
-    for path in ["link", "folder", "/dev/null"] {
+    let whole = [
+        "data/test.jsonl",
+        "model/model.safetensors",
+        "run/adapter/adapter_config.json",
+    ];
+    let before = whole.map(|path| fs::read(task.path(path)).unwrap());
+    for path in ["link", "folder", "/dev/null"].into_iter().chain(whole) {
         let refused = write(path);
         assert_eq!(refused.status.code(), Some(1), "{path}");
         assert!(refused.stdout.is_empty(), "{path} is refused before the evaluation");
     }
+    fs::write(task.path("other.png"), "kept").unwrap();
+    let refused = command(&task)
+        .args(eval)
+        .args(["--confusion", "other"])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(fs::read(task.path("other.png")).unwrap(), b"kept");
+    assert!(whole.map(|path| fs::read(task.path(path)).unwrap()) == before);
     assert_eq!(fs::read(task.path("other")).unwrap(), b"kept");
     assert!(fs::symlink_metadata(task.path("link")).unwrap().is_symlink());
     assert!(Path::new("/dev/null").exists() && !Path::new("/dev/null").is_file());
@@ -505,5 +520,59 @@ fn bench_refuses_what_no_machine_measures() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
         assert!(said.contains(named), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_recipe_that_is_no_text_is_named_with_its_line() {
+    let task = Task::new();
+    let mut bytes = fs::read(task.recipe()).unwrap();
+    bytes.extend(b"\n# Gr\xFC\xDFe\n");
+    let line = bytes.iter().filter(|byte| **byte == b'\n').count();
+    fs::write(task.recipe(), &bytes).unwrap();
+    let said = refusal(&task, &["train", "recipe.toml", "--out", "run"]);
+    assert!(said.contains(&format!("recipe.toml:{line} is not utf-8")), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_answer_that_cannot_be_written_is_said_to_be_incomplete() {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for args in [&["--help"][..], &["--version"], &["train", "--help"], &["methods"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_adapters"))
+            .args(args)
+            .stdout(full())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("cannot write to standard output"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_combination_refuses_options_that_it_has_no_use_for() {
+    let task = Task::new();
+    scored(&task);
+    let combine = |rest: &[&str]| {
+        let output = command(&task).arg("combine").args(rest).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    fs::create_dir(task.path("n=1")).unwrap();
+    fs::rename(task.path("run/adapter"), task.path("n=1/a")).unwrap();
+    // The sign in the name of a folder is none in front of a weight.
+    let (done, said) = combine(&["n=1/a", "n=1/a=2", "--out", "mean"]);
+    assert!(done, "{said}");
+    for (combination, option, value) in [("linear", "--rank", "2"), ("svd", "--density", "0.5")] {
+        let needed: &[&str] = if combination == "svd" { &["--rank", "2"] } else { &[] };
+        let options = ["n=1/a", "--out", "x", "--combination", combination, option, value];
+        let (done, said) = combine(&[&options, needed].concat());
+        assert!(
+            !done && said.contains(&format!("--combination {combination} has no use for {option}")),
+            "{said}"
+        );
     }
 }

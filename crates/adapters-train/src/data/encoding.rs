@@ -5,7 +5,7 @@ use std::path::Path;
 use super::error::DataError;
 
 /// The text of a file, without a byte order mark.
-pub(super) fn decode(path: &Path, bytes: Vec<u8>) -> Result<String, DataError> {
+pub(crate) fn decode(path: &Path, bytes: Vec<u8>) -> Result<String, DataError> {
     let wrong = |encoding: &'static str, line: usize| DataError::NotText {
         path: path.to_owned(),
         line,

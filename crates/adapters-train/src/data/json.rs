@@ -119,7 +119,10 @@ fn invalid(path: &Path, line: usize, column: usize, error: &serde_json::Error) -
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     let mut reason = reason.to_owned();
-    if let Some(first) = reason.get_mut(..1) {
+    // "EOF" stays as it is.
+    if !reason.starts_with("EOF")
+        && let Some(first) = reason.get_mut(..1)
+    {
         first.make_ascii_lowercase();
     }
     DataError::InvalidJson {

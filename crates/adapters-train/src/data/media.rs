@@ -15,7 +15,7 @@ use super::record::{Record, Source};
 
 /// What the files of a folder are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Medium {
+pub(super) enum Medium {
     Image,
     Sound,
 }
@@ -63,7 +63,7 @@ pub(super) fn read(folder: &Path, fields: &Fields) -> Result<Vec<Record>, DataEr
     let found = entries(folder)?;
     let medium = Medium::of(&found)?;
     if found.iter().all(|entry| medium.has(entry)) {
-        return Ok(unlabeled(&found, fields));
+        return Ok(unlabeled(&found, medium, fields));
     }
     let header: Arc<csv::StringRecord> = Arc::new([medium.field(fields), fields.label.as_str()].into_iter().collect());
     let mut records = Vec::new();
@@ -85,13 +85,9 @@ pub(super) fn read(folder: &Path, fields: &Fields) -> Result<Vec<Record>, DataEr
 }
 
 /// A record without a label for each file.
-pub(super) fn unlabeled(files: &[PathBuf], fields: &Fields) -> Vec<Record> {
-    let header = |medium: Medium| -> Arc<csv::StringRecord> { Arc::new([medium.field(fields)].into_iter().collect()) };
-    let [images, sounds] = [Medium::Image, Medium::Sound].map(header);
-    let records = files.iter().map(|file| {
-        let header = if Medium::Sound.has(file) { &sounds } else { &images };
-        record(file, header, &[&file_name(file)])
-    });
+pub(super) fn unlabeled(files: &[PathBuf], medium: Medium, fields: &Fields) -> Vec<Record> {
+    let header: Arc<csv::StringRecord> = Arc::new([medium.field(fields)].into_iter().collect());
+    let records = files.iter().map(|file| record(file, &header, &[&file_name(file)]));
     records.collect()
 }
 
@@ -347,8 +343,12 @@ mod tests {
             refused.ends_with("c.png does not belong here: expected a .wav file"),
             "{refused}"
         );
-        let records = Records::of_media(&[path("t/yes/a.WAV")], &fields).records;
+        let records = Records::of_media(&[], &[path("t/yes/a.WAV")], &fields).records;
         assert_eq!(records[0].audio("audio").unwrap(), path("t/yes/a.WAV"));
+        // What it is called does not matter, and that it is absent is said.
+        let records = Records::of_media(&[], &[path("t/yes/b.mp3")], &fields).records;
+        let absent = records[0].audio("audio").unwrap_err().to_string();
+        assert!(absent.contains("b.mp3"), "{absent}");
     }
 
     #[test]
@@ -357,7 +357,7 @@ mod tests {
         let expected = [("a.jpg", None), ("b.png", None)];
         assert_eq!(read(folder.path(), folder.path(), &names(&["cat"])), found(&expected));
         let fields = Fields::default();
-        let records = Records::of_media(&[folder.path().join("b.png")], &fields).records;
+        let records = Records::of_media(&[folder.path().join("b.png")], &[], &fields).records;
         assert_eq!(
             records[0].image("image").unwrap(),
             ImageSource::File(folder.path().join("b.png"))

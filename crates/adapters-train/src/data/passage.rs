@@ -141,7 +141,11 @@ impl Record {
             let calls = calls.filter(|calls| !calls.is_null() && !calls.as_array().is_some_and(Vec::is_empty));
             let wrong = || {
                 let keys: Vec<&str> = message.keys().map(String::as_str).collect();
-                self.wrong(field, expected, format!("one with `{}`", keys.join("`, `")))
+                let found = match keys.is_empty() {
+                    true => "an empty one".to_owned(),
+                    false => format!("one with `{}`", keys.join("`, `")),
+                };
+                self.wrong(field, expected, found)
             };
             let role = role.ok_or_else(wrong)?;
             let content = content.filter(|content| calls.is_none() || !content.is_null());

@@ -14,9 +14,10 @@ use serde_json::{Map, Value};
 
 use super::error::{DataError, Location};
 use super::fields::{Fields, Labels};
+use super::media::{self, Medium};
 use super::record::{Record, Source};
 use super::shard::{Shard, ShardBy};
-use super::{encoding, json, media, table};
+use super::{decode, json, table};
 
 /// Bytes that a compressed file may become.
 const LONGEST: u64 = 8 << 30;
@@ -103,14 +104,16 @@ impl Records {
             }
             bytes = whole;
         }
-        read(path, &encoding::decode(path, bytes)?)
+        read(path, &decode(path, bytes)?)
     }
 
-    /// A record for each of these files of images or sounds, without a label.
-    pub fn of_media(files: &[PathBuf], fields: &Fields) -> Self {
+    /// A record for each of these images and sounds, without a label, whatever the files are called.
+    pub fn of_media(images: &[PathBuf], sounds: &[PathBuf], fields: &Fields) -> Self {
+        let mut records = media::unlabeled(images, Medium::Image, fields);
+        records.extend(media::unlabeled(sounds, Medium::Sound, fields));
         Self {
-            records: media::unlabeled(files, fields),
-            path: files.first().cloned().unwrap_or_default(),
+            records,
+            path: images.first().or(sounds.first()).cloned().unwrap_or_default(),
         }
     }
 

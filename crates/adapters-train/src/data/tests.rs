@@ -269,6 +269,7 @@ fn passages_are_read_in_every_published_layout() {
             "an assistant's message, found the roles `user`",
         ),
         (r#"{"messages":[{"author":"user"}]}"#, "found one with `author`"),
+        (r#"{"messages":[{}]}"#, "found an empty one"),
         (
             r#"{"messages":[{"role":"assistant","content":null,"tool_calls":[]}]}"#,
             "whose content is a text",

@@ -30,17 +30,20 @@ pub(super) fn check_labels(labels: &Labels) -> Result<(), TrainError> {
     if labels.count() > MOST_LABELS {
         return Err(value("data.labels", "at most 1048576 labels", labels.count()));
     }
+    let Labels::Names(names) = labels else { return Ok(()) };
+    // A prediction without a text is what stands for a blank line of the input.
+    if let Some(index) = names.iter().position(|name| name.trim().is_empty()) {
+        let found = format!("a list with an empty label as item {}", index + 1);
+        return Err(value("data.labels", "labels with a name", found));
+    }
     let mut seen = HashSet::new();
-    match labels {
-        Labels::Names(names) => match names.iter().find(|name| !seen.insert(*name)) {
-            Some(name) => Err(value(
-                "data.labels",
-                "each label once",
-                format!("a list with `{name}` twice"),
-            )),
-            None => Ok(()),
-        },
-        Labels::Count(_) => Ok(()),
+    match names.iter().find(|name| !seen.insert(*name)) {
+        Some(name) => Err(value(
+            "data.labels",
+            "each label once",
+            format!("a list with `{name}` twice"),
+        )),
+        None => Ok(()),
     }
 }
 
@@ -68,5 +71,7 @@ mod tests {
         }
         let twice = Labels::Names(vec!["a".to_owned(), "a".to_owned()]);
         assert!(check_labels(&twice).unwrap_err().to_string().contains("`a` twice"));
+        let unnamed = Labels::Names(vec!["a".to_owned(), " ".to_owned()]);
+        assert!(check_labels(&unnamed).unwrap_err().to_string().contains("as item 2"));
     }
 }
