@@ -221,7 +221,7 @@ impl FromCheckpoint for BertModel {
     }
 
     fn is_unused(&self, key: &str) -> bool {
-        Self::is_unused(self, key)
+        self.facts.names.is_unused(key)
     }
 }
 

@@ -5,10 +5,20 @@
 //! images of another size than `image_size` are refused.
 
 mod dual;
-mod names;
 mod text;
 mod vision;
 
 pub(crate) use dual::ClipModel;
 pub(crate) use text::ClipTextModel;
-pub(crate) use vision::{ClipVisionConfig, ClipVisionModel};
+pub(crate) use vision::{ClipVisionConfig, load as load_vision};
+
+use crate::standard_layer::StandardNames;
+
+/// Names of the modules of a layer.
+const LAYER: StandardNames = StandardNames {
+    attention_norm: "layer_norm1",
+    up: "mlp.fc1",
+    down: "mlp.fc2",
+    ffn_norm: "layer_norm2",
+    ..StandardNames::BART
+};

@@ -13,7 +13,7 @@ use crate::modeling::*;
 use crate::standard_layer::StandardLayer;
 use crate::text_embeddings::TextEmbeddings;
 
-/// The published names of a family of encoders.
+/// The published names of a family of encoders, of text or of images.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EncoderNames {
     /// The published `model_type`.
@@ -26,13 +26,21 @@ pub(crate) struct EncoderNames {
     pub(crate) unused: &'static [&'static str],
     /// What AdapterHub's files call the attention.
     pub(crate) attention: &'static str,
-    /// The head for a class of a whole text.
+    /// The head for a class of a whole text or image.
     pub(crate) classifier: ClassifierLayout,
+}
+
+impl EncoderNames {
+    /// Whether nothing needs the tensor of this key.
+    pub(crate) fn is_unused(&self, key: &str) -> bool {
+        let known = |part: &&str| key.starts_with(*part) || part.starts_with('.') && key.contains(*part);
+        self.unused.iter().any(known)
+    }
 }
 
 /// The layers of an encoder, and what they have in common.
 pub trait EncoderStack: Module + ModuleDisplay + Sites + Debug + Sync {
-    /// The chain that begins with these embeddings; `bias` says what the queries see of the text, broadcast to
+    /// The chain that begins with these embeddings; `bias` says what the queries see of the text or image, broadcast to
     /// `[batch, heads, seq, seq]`, where they do not see all of it.
     fn chain(&self, embedded: EmbeddingState, bias: Option<Tensor<4>>, cx: &mut Hooks<'_>) -> Chain<'_>;
 
@@ -81,7 +89,7 @@ pub struct Encoder<S: EncoderStack> {
 
 /// `act(W h_0 + b)` of the first position.
 #[derive(Module, Sites, Debug)]
-pub(crate) struct Pooler {
+pub struct Pooler {
     dense: Sited<Linear>,
     #[module(skip)]
     activation: Activation,
@@ -98,8 +106,8 @@ impl Pooler {
     }
 
     /// `act(W h_0 + b)` of the first position.
-    pub(crate) fn forward(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Tensor<2> {
-        let pooled = cx.hooks().linear(&self.dense, hidden.slice_dim(1, 0..1));
+    pub(crate) fn forward(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<2> {
+        let pooled = cx.linear(&self.dense, hidden.slice_dim(1, 0..1));
         self.activation.forward(pooled).squeeze_dim(1)
     }
 }
@@ -130,11 +138,28 @@ pub(crate) fn load<C: DeserializeOwned, S: EncoderStack + 'static>(
     (source, device): (&CheckpointFolder, &Device),
     build: impl FnOnce(C, &Path, &mut Weights) -> Result<Encoder<S>, ModelError>,
 ) -> Result<Model, ModelError> {
+    load_named(names, defaults, (source, device), |config, path, weights| {
+        let mut model = build(config, path, weights)?;
+        model.head_transform = model.transform_of_head(weights);
+        Ok(model)
+    })
+}
+
+/// The same for a model of any type that has these names.
+///
+/// # Errors
+///
+/// As [`load`].
+pub(crate) fn load_named<C: DeserializeOwned, M: Transformer + Module + 'static>(
+    names: &EncoderNames,
+    defaults: Map<String, Value>,
+    (source, device): (&CheckpointFolder, &Device),
+    build: impl FnOnce(C, &Path, &mut Weights) -> Result<M, ModelError>,
+) -> Result<Model, ModelError> {
     let config = source.config_with(defaults)?;
     let mut weights = source.weights(names.prefix, device)?;
-    let mut model = build(config, &source.dir().join("config.json"), &mut weights)?;
-    model.head_transform = model.transform_of_head(&mut weights);
-    weights.ignore(|key| model.is_unused(key));
+    let model = build(config, &source.dir().join("config.json"), &mut weights)?;
+    weights.ignore(|key| names.is_unused(key));
     weights.finish(&[])?;
     Ok(Model::new(model))
 }
@@ -147,12 +172,6 @@ impl<S: EncoderStack> Encoder<S> {
         let has = weights.has(&format!("{}.weight", layout.dense));
         let mut at = weights.at_top(Location::outside(Stack::Encoder), "");
         has.then(|| at.linear_with(layout.dense_bias, LinearRole::HeadTransform, layout.dense, dims))
-    }
-
-    /// Whether nothing needs the tensor of this key.
-    pub(crate) fn is_unused(&self, key: &str) -> bool {
-        let known = |part: &&str| key.starts_with(*part) || part.starts_with('.') && key.contains(*part);
-        self.facts.names.unused.iter().any(known)
     }
 }
 
@@ -190,7 +209,7 @@ impl<S: EncoderStack> Transformer for Encoder<S> {
 
     fn pool(&self, hidden: Tensor<3>, cx: &mut Ctx<'_>) -> Option<Tensor<2>> {
         match &self.pooler {
-            Some(pooler) => Some(pooler.forward(hidden, cx)),
+            Some(pooler) => Some(pooler.forward(hidden, cx.hooks())),
             None => self.stack.pool(hidden, cx),
         }
     }

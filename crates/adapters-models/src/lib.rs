@@ -99,6 +99,7 @@ mod transformer;
 mod two_stacks;
 #[cfg(feature = "images")]
 pub mod vision;
+mod vision_encoder;
 #[doc(hidden)]
 pub mod vit;
 #[cfg(feature = "tokenizers")]

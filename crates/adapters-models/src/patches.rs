@@ -24,23 +24,8 @@ pub(crate) fn patch_kernel(channels: usize, size: ImageSize) -> Vec<usize> {
 }
 
 impl ImagePatches {
-    /// Begins a pass with the pixels: the class token and the patches, row by row, each with its position. Positions for
-    /// another number of patches are interpolated; pixels beyond the last whole patch are not read.
-    ///
-    /// # Shapes
-    ///
-    /// `pixels [batch, channels, height, width]`; returns `[batch, class + patches, d_model]`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Ctx::begin`].
-    pub(crate) fn begin(&self, pixels: Tensor<4>, model: &dyn Host, cx: &mut Ctx<'_>) -> Result<Tensor<3>, Error> {
-        let (patches, grid) = self.cut(pixels);
-        let (cx, patches) = cx.begin(model, patches)?;
-        Ok(self.embed(patches, grid, cx))
-    }
-
-    /// The patches, `[batch, patches, channels * height * width]`, and how many rows and columns of them there are.
+    /// The patches of `[batch, channels, height, width]`, `[batch, patches, channels * height * width]`, and how many rows and
+    /// columns of them there are. Pixels beyond the last whole patch are not read.
     pub(crate) fn cut(&self, pixels: Tensor<4>) -> (Tensor<3>, [usize; 2]) {
         let [batch, channels, height, width] = pixels.dims();
         let [rows, columns] = ImageSize { height, width } / self.size;
@@ -54,7 +39,8 @@ impl ImagePatches {
         (patches, [rows, columns])
     }
 
-    /// The class token and the patches, each with its position, in a pass that has begun.
+    /// The class token and the patches, row by row, each with its position, in a pass that has begun with the patches:
+    /// `[batch, class + patches, d_model]`. Positions for another grid are interpolated.
     pub(crate) fn embed(&self, patches: Tensor<3>, grid: [usize; 2], cx: &mut Hooks<'_>) -> Tensor<3> {
         let patches = cx.linear(&self.projection, patches);
         let rows = patches.dims()[0];

@@ -1,8 +1,10 @@
 //! CLIP whole: how well each image goes with each text.
 
 use super::text::{ClipTextConfig, ClipTextModel};
-use super::vision::{ClipVisionConfig, ClipVisionModel};
+use super::vision::{self, ClipVisionConfig, ClipVisionModel};
+use crate::encoder::EncoderStack;
 use crate::modeling::*;
+use crate::vision_encoder::ImagePooler;
 
 /// `config.json` of both models: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -49,7 +51,7 @@ impl FromCheckpoint for ClipModel {
         let (d_text, d_image) = (config.text_config.hidden_size, config.vision_config.hidden_size);
         let first = config.text_config.num_hidden_layers;
         let text = ClipTextModel::build(config.text_config, path, weights)?;
-        let vision = ClipVisionModel::build_at(config.vision_config, path, (Stack::Image, first), weights)?;
+        let vision = vision::build(config.vision_config, path, (Stack::Image, first), weights)?;
         let mut project = |stack, name, d| {
             let mut at = weights.at(Location::outside(stack), "");
             at.linear_with(false, LinearRole::OutputProjection, name, [d, projected])
@@ -93,7 +95,10 @@ impl ClipModel {
     }
 
     fn image_vector(&self, hidden: Tensor<3>, cx: &mut Hooks<'_>) -> Tensor<3> {
-        let class = self.vision.class_vector(hidden, cx);
+        let class = match &self.vision.pooler {
+            Some(pooler) => pooler.pool(hidden, cx).unsqueeze_dim(1),
+            None => hidden.slice_dim(1, 0..1),
+        };
         of_length_one(cx.linear(&self.visual_projection, class))
     }
 }
@@ -115,18 +120,20 @@ impl Transformer for ClipModel {
         _: Option<&mut KeyValueCache>,
         cx: &mut Ctx<'_>,
     ) -> Result<Chain<'_>, Error> {
-        let patches = self.vision.cut(input.images, self)?;
+        let (patches, grid) = self.vision.cut(input.images, self)?;
         let (_, patches) = cx.begin(self, patches)?;
         let chain = self.text_chain(input.texts, cx)?.decoding(move |cx| {
             cx.next_stack(None);
-            self.vision.embed_patches(patches.clone(), cx)
+            self.vision.embed(patches.clone(), grid, cx).hidden
         });
-        Ok(self.vision.extend(chain).with_encoded(|hidden, texts, cx| {
-            let images = self.image_vector(hidden, cx).squeeze_dim::<2>(1);
-            let texts = texts.squeeze_dim::<2>(1);
-            let scores = images.matmul(texts.transpose()) * self.logit_scale.val().exp().unsqueeze();
-            scores.unsqueeze_dim(2)
-        }))
+        Ok(chain
+            .layers(&self.vision.stack, [None, None])
+            .with_encoded(|hidden, texts, cx| {
+                let images = self.image_vector(hidden, cx).squeeze_dim::<2>(1);
+                let texts = texts.squeeze_dim::<2>(1);
+                let scores = images.matmul(texts.transpose()) * self.logit_scale.val().exp().unsqueeze();
+                scores.unsqueeze_dim(2)
+            }))
     }
 
     fn text_and_image(&self) -> Option<&dyn TextAndImage> {
@@ -136,7 +143,7 @@ impl Transformer for ClipModel {
 
 impl TextAndImage for ClipModel {
     fn image_size(&self) -> [usize; 3] {
-        self.vision.config.image()
+        self.vision.facts.image
     }
 
     fn text_vectors(&self, texts: TextInput, cx: &mut Ctx<'_>) -> Result<Tensor<2>, Error> {
@@ -145,9 +152,14 @@ impl TextAndImage for ClipModel {
     }
 
     fn image_vectors(&self, images: ImageInput, cx: &mut Ctx<'_>) -> Result<Tensor<2>, Error> {
-        let chain = Chain::new(self.vision.embed(images, self, cx)?);
-        let chain = self.vision.extend(chain).then(|x, cx| self.image_vector(x, cx));
-        Ok(chain.run(None, cx.hooks()).squeeze_dim(1))
+        let (patches, grid) = self.vision.cut(images, self)?;
+        let (cx, patches) = cx.begin(self, patches)?;
+        let embedded = self.vision.embed(patches, grid, cx);
+        let chain = self.vision.stack.chain(embedded, None, cx);
+        Ok(chain
+            .then(|x, cx| self.image_vector(x, cx))
+            .run(None, cx)
+            .squeeze_dim(1))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The text model of CLIP: it reads texts from left to right.
 
-use super::names::{CLIP_LAYER, is_of_the_other};
+use super::LAYER;
 use crate::modeling::*;
 use crate::standard_layer::{StandardLayer, StandardOptions};
 
@@ -55,7 +55,7 @@ impl ClipTextConfig {
         check.multiple(("hidden_size", self.hidden_size), heads)?;
         check.dropouts([("attention_dropout", self.attention_dropout)])?;
         Ok(StandardOptions {
-            names: CLIP_LAYER,
+            names: LAYER,
             norm_epsilon: self.layer_norm_eps,
             attention_dropout: self.attention_dropout,
             filler: self.pad_token_id,
@@ -87,11 +87,8 @@ impl FromCheckpoint for ClipTextModel {
     fn build(config: ClipTextConfig, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
         let options = config.check(path)?;
         let d = config.hidden_size;
-        let layers = (0..config.num_hidden_layers).map(|index| {
-            let name = format!("text_model.encoder.layers.{index}");
-            StandardLayer::build(&options, weights.at(Location::layer(Stack::Encoder, index), name))
-        });
-        let layers = layers.collect();
+        let layers = (Stack::Encoder, "text_model.encoder.layers");
+        let layers = StandardLayer::stack(&options, layers, config.num_hidden_layers, weights);
         let mut at = weights.at(Location::outside(Stack::Encoder), "text_model");
         let words = "embeddings.token_embedding";
         Ok(Self {
@@ -105,8 +102,10 @@ impl FromCheckpoint for ClipTextModel {
         })
     }
 
+    /// What the checkpoint of both models has in addition.
     fn is_unused(&self, key: &str) -> bool {
-        is_of_the_other(key, "vision_model.")
+        let larger = ["text_projection.", "visual_projection.", "logit_scale", "vision_model."];
+        larger.iter().any(|known| key.starts_with(known)) || key.ends_with("embeddings.position_ids")
     }
 }
 
