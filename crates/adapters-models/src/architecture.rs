@@ -51,7 +51,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture::new("modernbert", ModelKind::Encoder, modernbert::load),
     Architecture::of::<gpt2::Gpt2Model>("gpt2", ModelKind::CausalLm),
     Architecture::of::<gpt_neox::GptNeoXModel>("gpt_neox", ModelKind::CausalLm),
-    Architecture::of::<gptj::GptJModel>("gptj", ModelKind::CausalLm),
+    Architecture::new("gptj", ModelKind::CausalLm, gptj::load),
     Architecture::of::<opt::OptModel>("opt", ModelKind::CausalLm),
     Architecture::of::<t5::T5Model>("t5", ModelKind::EncoderDecoder),
     Architecture::new("mt5", ModelKind::EncoderDecoder, t5::load_mt5),

@@ -71,13 +71,13 @@ impl Default for Gpt2Config {
 }
 
 impl Gpt2Config {
-    fn inner(&self) -> usize {
+    /// Width of the feed-forward block.
+    pub(crate) fn inner(&self) -> usize {
         self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
     }
 
     /// Checks the values against each other and against what is computed here.
-    fn check(&self, path: &Path) -> Result<Activation, ModelError> {
-        let check = ConfigCheck::new(path);
+    pub(crate) fn check(&self, check: &ConfigCheck<'_>) -> Result<Activation, ModelError> {
         check.sizes([
             ("vocab_size", self.vocab_size),
             ("n_positions", self.n_positions),
@@ -92,9 +92,20 @@ impl Gpt2Config {
             ("embd_pdrop", self.embd_pdrop),
             ("attn_pdrop", self.attn_pdrop),
         ])?;
-        let expected = "false: cross attention is not supported";
-        check.require(!self.add_cross_attention, "add_cross_attention", expected, "true")?;
         check.activation("activation_function", &self.activation_function)
+    }
+
+    /// What heads, tokenizers and reports need.
+    pub(crate) fn info(&self) -> ModelInfo {
+        ModelInfo {
+            num_layers: self.n_layer,
+            max_length: Some(self.n_positions),
+            vocab_size: self.vocab_size,
+            pad_id: self.pad_token_id.unwrap_or(0),
+            head_norm_epsilon: 1e-12,
+            activation: self.activation_function.clone(),
+            ..ModelInfo::default()
+        }
     }
 }
 
@@ -139,7 +150,10 @@ impl FromCheckpoint for Gpt2Model {
     const LARGER_CLASS: bool = true;
 
     fn build(config: Gpt2Config, path: &Path, weights: &mut Weights) -> Result<Self, ModelError> {
-        let activation = config.check(path)?;
+        let check = ConfigCheck::new(path);
+        let expected = "false: cross attention is not supported";
+        check.require(!config.add_cross_attention, "add_cross_attention", expected, "true")?;
+        let activation = config.check(&check)?;
         let (d, vocab) = (config.n_embd, config.vocab_size);
         let outside = Location::outside(Stack::Decoder);
         let layers = (0..config.n_layer)
@@ -238,18 +252,7 @@ impl Transformer for Gpt2Model {
     type Input = TextInput;
 
     fn info(&self) -> ModelInfo {
-        let c = &self.config;
-        ModelInfo {
-            num_layers: c.n_layer,
-            max_length: Some(c.n_positions),
-            vocab_size: c.vocab_size,
-            pad_id: c.pad_token_id.unwrap_or(0),
-            token_types: None,
-            head_norm_epsilon: 1e-12,
-            head_dropout: 0.0,
-            activation: c.activation_function.clone(),
-            masked_lm: None,
-        }
+        self.config.info()
     }
 
     fn chain(&self, input: TextInput, cache: Option<&mut KeyValueCache>, cx: &mut Ctx<'_>) -> Result<Chain<'_>, Error> {

@@ -5,100 +5,46 @@
 //! attention and feed-forward block read one normalization of the same hidden state, and neighboring features of the first
 //! `rotary_dim` of a head form pairs.
 
+use serde_json::json;
+
+use crate::checkpoint_folder::{CheckpointFolder, object};
 use crate::gpt_decoder::{GptDecoder, GptFacts, GptFrame, GptLayer, GptNames};
+use crate::gpt2::Gpt2Config;
+use crate::model::Model;
 use crate::modeling::*;
 use crate::rotary::Rotary;
 use crate::rotary_scaling::RotaryScaling;
 
 /// `config.json` of a GPT-J checkpoint: the fields that change what is computed. Others are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default)]
 pub(crate) struct GptJConfig {
-    /// Tokens in the vocabulary.
-    pub(crate) vocab_size: usize,
-    /// Longest input in tokens.
-    pub(crate) n_positions: usize,
-    /// Width of the residual stream.
-    pub(crate) n_embd: usize,
-    /// Layers.
-    pub(crate) n_layer: usize,
-    /// Attention heads.
-    pub(crate) n_head: usize,
+    #[serde(flatten)]
+    gpt2: Gpt2Config,
     /// Features of a head that are rotated.
-    pub(crate) rotary_dim: Option<usize>,
-    /// Width of the feed-forward block; without it four times `n_embd`.
-    pub(crate) n_inner: Option<usize>,
-    /// Activation of the feed-forward block.
-    pub(crate) activation_function: String,
-    /// Dropout on block outputs, in training.
-    pub(crate) resid_pdrop: f64,
-    /// Dropout on embeddings, in training.
-    pub(crate) embd_pdrop: f64,
-    /// Dropout on attention weights, in training.
-    pub(crate) attn_pdrop: f64,
-    /// Epsilon of the layer normalizations.
-    pub(crate) layer_norm_epsilon: f64,
-    /// Whether the weight of the language-model head is the table of the token embeddings.
-    pub(crate) tie_word_embeddings: bool,
-    /// Id of the padding token.
-    pub(crate) pad_token_id: Option<usize>,
-}
-
-impl Default for GptJConfig {
-    /// The defaults of the published class (GPT-J-6B).
-    fn default() -> Self {
-        Self {
-            vocab_size: 50400,
-            n_positions: 2048,
-            n_embd: 4096,
-            n_layer: 28,
-            n_head: 16,
-            rotary_dim: Some(64),
-            n_inner: None,
-            activation_function: "gelu_new".to_owned(),
-            resid_pdrop: 0.0,
-            embd_pdrop: 0.0,
-            attn_pdrop: 0.0,
-            layer_norm_epsilon: 1e-5,
-            tie_word_embeddings: false,
-            pad_token_id: None,
-        }
-    }
+    rotary_dim: Option<usize>,
 }
 
 impl GptJConfig {
-    fn inner(&self) -> usize {
-        self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
-    }
-
     /// Checks the values against each other and against what is computed here.
     fn check(&self, path: &Path) -> Result<(Activation, Rotary), ModelError> {
         let check = ConfigCheck::new(path);
-        check.sizes([
-            ("vocab_size", self.vocab_size),
-            ("n_positions", self.n_positions),
-            ("n_embd", self.n_embd),
-            ("n_head", self.n_head),
-            ("n_inner", self.inner()),
-        ])?;
-        check.layers([("n_layer", self.n_layer)])?;
-        check.multiple(("n_embd", self.n_embd), ("n_head", self.n_head))?;
-        check.dropouts([
-            ("resid_pdrop", self.resid_pdrop),
-            ("embd_pdrop", self.embd_pdrop),
-            ("attn_pdrop", self.attn_pdrop),
-        ])?;
-        let d_head = self.n_embd / self.n_head;
+        let activation = self.gpt2.check(&check)?;
+        let d_head = self.gpt2.n_embd / self.gpt2.n_head;
         let rotated = self.rotary_dim.unwrap_or(0);
         let expected = format!("an even number from 2 to n_embd / n_head = {d_head}");
         let fits = (2..=d_head).contains(&rotated) && rotated.is_multiple_of(2);
         check.require(fits, "rotary_dim", expected, format!("{:?}", self.rotary_dim))?;
-        let rotary = Rotary::new(rotated, 1e4, RotaryScaling::Default);
-        Ok((
-            check.activation("activation_function", &self.activation_function)?,
-            rotary,
-        ))
+        Ok((activation, Rotary::new(rotated, 1e4, RotaryScaling::Default)))
     }
+}
+
+/// Loads a checkpoint, with the defaults of the published class (GPT-J-6B).
+pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
+    let defaults = object(json!({
+        "vocab_size": 50400, "n_positions": 2048, "n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64,
+        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "tie_word_embeddings": false,
+    }));
+    load_relative(source, device, defaults, GptJModel::build)
 }
 
 /// GPT-J: embeddings, layers, norm and head.
@@ -143,6 +89,7 @@ impl GptLayer for GptJLayer {
 
     fn facts(config: &GptJConfig, path: &Path) -> Result<GptFacts, ModelError> {
         let (activation, rotary) = config.check(path)?;
+        let config = &config.gpt2;
         Ok(GptFacts {
             d_model: config.n_embd,
             norm_epsilon: config.layer_norm_epsilon,
@@ -150,21 +97,12 @@ impl GptLayer for GptJLayer {
             is_tied: config.tie_word_embeddings,
             activation,
             rotary,
-            info: ModelInfo {
-                num_layers: config.n_layer,
-                max_length: Some(config.n_positions),
-                vocab_size: config.vocab_size,
-                pad_id: config.pad_token_id.unwrap_or(0),
-                token_types: None,
-                head_norm_epsilon: 1e-12,
-                head_dropout: 0.0,
-                activation: config.activation_function.clone(),
-                masked_lm: None,
-            },
+            info: config.info(),
         })
     }
 
     fn build(config: &GptJConfig, activation: Activation, mut at: Scope<'_>) -> Self {
+        let config = &config.gpt2;
         let (d, inner, heads) = (config.n_embd, config.inner(), config.n_head);
         let d_head = d / heads;
         let mut linear = |role, name| at.linear_with(false, role, name, [d, d]);
