@@ -3,36 +3,19 @@
 //! Paper: *Gemma 2: Improving Open Language Models at a Practical Size*, Gemma Team, 2024, <https://arxiv.org/abs/2408.00118>.
 //! Behavior follows `Gemma2ForCausalLM` of Hugging Face transformers.
 
-use adapters_core::Window;
-use burn::tensor::Device;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use crate::rotary_modeling::*;
 
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::feed_forward::FeedForwardPlan;
-use crate::model::Model;
-use crate::norm::NormKind;
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{AdapterHubForm, AttentionPlan, EmbeddingFactor, Family, Logits, Placement};
-
-/// Loads a checkpoint.
+/// Loads a checkpoint, with the defaults of the published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    RotaryDecoder::load_family(source, defaults(), family, device)
-}
-
-/// The defaults of the published class.
-fn defaults() -> Value {
-    json!({
+    let defaults = json!({
         "vocab_size": 256000, "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8,
         "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 9216, "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 8192, "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0, "tie_word_embeddings": true, "attention_dropout": 0.0, "pad_token_id": 0,
         "query_pre_attn_scalar": 256.0, "sliding_window": 4096, "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
-    })
+    });
+    RotaryDecoder::load_family(source, defaults, family, device)
 }
 
 /// Fields of the Gemma families.

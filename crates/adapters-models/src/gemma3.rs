@@ -4,34 +4,20 @@
 //! Paper: *Gemma 3 Technical Report*, Gemma Team, 2025, <https://arxiv.org/abs/2503.19786>. Behavior follows
 //! `Gemma3ForCausalLM` of Hugging Face transformers, which ignores `attn_logit_softcapping`.
 
-use burn::tensor::Device;
-use serde::Deserialize;
-use serde_json::{Value, json};
-
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
 use crate::gemma2::GemmaFields;
-use crate::model::Model;
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{AttentionPlan, EmbeddingFactor, Family, QueryKeyNorms};
+use crate::rotary_modeling::*;
 
-/// Loads a checkpoint.
+/// Loads a checkpoint, with the defaults of the published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    RotaryDecoder::load_family(source, defaults(), family, device)
-}
-
-/// The defaults of the published class.
-fn defaults() -> Value {
-    json!({
+    let defaults = json!({
         "vocab_size": 262208, "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8,
         "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 9216, "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
         "rope_theta": 1e6, "rope_local_base_freq": 10000.0, "tie_word_embeddings": true, "attention_dropout": 0.0,
         "pad_token_id": 0, "query_pre_attn_scalar": 256.0, "sliding_window": 4096, "sliding_window_pattern": 6,
         "use_bidirectional_attention": false,
-    })
+    });
+    RotaryDecoder::load_family(source, defaults, family, device)
 }
 
 /// Fields of this family.

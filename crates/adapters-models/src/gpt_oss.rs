@@ -4,27 +4,12 @@
 //! Language Models with Attention Sinks*, Xiao et al., 2023, <https://arxiv.org/abs/2309.17453>. Behavior follows
 //! `GptOssForCausalLM` of Hugging Face transformers.
 
-use burn::tensor::Device;
-use serde::Deserialize;
-use serde_json::{Value, json};
-
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
 use crate::experts::{ExpertsForm, ExpertsPlan, LIMIT};
-use crate::model::Model;
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{AttentionPlan, Family};
+use crate::rotary_modeling::*;
 
-/// Loads a checkpoint.
+/// Loads a checkpoint, with the defaults of the published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    RotaryDecoder::load_family(source, defaults(), family, device)
-}
-
-/// The defaults of the published class.
-fn defaults() -> Value {
-    json!({
+    let defaults = json!({
         "vocab_size": 201088, "hidden_size": 2880, "num_hidden_layers": 36, "num_attention_heads": 64,
         "num_key_value_heads": 8, "head_dim": 64, "intermediate_size": 2880, "hidden_act": "silu",
         "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 150000.0, "tie_word_embeddings": false,
@@ -32,7 +17,8 @@ fn defaults() -> Value {
             "original_max_position_embeddings": 4096},
         "attention_dropout": 0.0, "attention_bias": true, "sliding_window": 128, "num_local_experts": 128,
         "num_experts_per_tok": 4,
-    })
+    });
+    RotaryDecoder::load_family(source, defaults, family, device)
 }
 
 /// Fields of this family.

@@ -4,31 +4,17 @@
 //! <https://github.com/ibm-granite/granite-3.0-language-models/blob/main/paper.pdf>. Behavior follows `GraniteForCausalLM`
 //! of Hugging Face transformers.
 
-use burn::tensor::Device;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use crate::rotary_modeling::*;
 
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::model::Model;
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{AttentionPlan, EmbeddingFactor, Family, Logits, Placement};
-
-/// Loads a checkpoint.
+/// Loads a checkpoint, with the defaults of the published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    RotaryDecoder::load_family(source, defaults(), family, device)
-}
-
-/// The defaults of the published class.
-fn defaults() -> Value {
-    json!({
+    let defaults = json!({
         "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "intermediate_size": 11008, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0, "tie_word_embeddings": false, "attention_dropout": 0.0, "embedding_multiplier": 1.0,
         "logits_scaling": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
-    })
+    });
+    RotaryDecoder::load_family(source, defaults, family, device)
 }
 
 /// Fields of this family.

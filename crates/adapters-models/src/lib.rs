@@ -78,6 +78,7 @@ mod rotary_config;
 mod rotary_decoder;
 mod rotary_family;
 mod rotary_layer;
+mod rotary_modeling;
 mod rotary_scaling;
 mod save_checkpoint;
 mod save_merged;

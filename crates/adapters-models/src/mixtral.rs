@@ -3,32 +3,18 @@
 //! Paper: *Mixtral of Experts*, Jiang et al., 2024, <https://arxiv.org/abs/2401.04088>. Behavior follows `MixtralForCausalLM`
 //! of Hugging Face transformers.
 
-use burn::tensor::Device;
-use serde::Deserialize;
-use serde_json::{Value, json};
-
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
 use crate::experts::{ExpertsForm, ExpertsPlan};
-use crate::model::Model;
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::Family;
+use crate::rotary_modeling::*;
 
-/// Loads a checkpoint.
+/// Loads a checkpoint, with the defaults of the published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    RotaryDecoder::load_family(source, defaults(), family, device)
-}
-
-/// The defaults of the published class.
-fn defaults() -> Value {
-    json!({
+    let defaults = json!({
         "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "num_key_value_heads": 8, "intermediate_size": 14336, "hidden_act": "silu",
         "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e6, "tie_word_embeddings": false,
         "attention_dropout": 0.0, "sliding_window": null, "num_local_experts": 8, "num_experts_per_tok": 2,
-    })
+    });
+    RotaryDecoder::load_family(source, defaults, family, device)
 }
 
 /// Fields of this family.

@@ -3,31 +3,16 @@
 //! Paper: *2 OLMo 2 Furious*, Team OLMo, 2024, <https://arxiv.org/abs/2501.00656>. Behavior follows `Olmo2ForCausalLM` of
 //! Hugging Face transformers.
 
-use burn::tensor::Device;
-use serde::de::IgnoredAny;
-use serde_json::{Value, json};
+use crate::rotary_modeling::*;
 
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::feed_forward::FeedForwardPlan;
-use crate::model::Model;
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{AttentionPlan, Family, Placement, QueryKeyNorms};
-
-/// Loads a checkpoint.
+/// Loads a checkpoint, with the defaults of the published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    RotaryDecoder::load_family(source, defaults(), family, device)
-}
-
-/// The defaults of the published class.
-fn defaults() -> Value {
-    json!({
+    let defaults = json!({
         "vocab_size": 50304, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "intermediate_size": 11008, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "tie_word_embeddings": false, "attention_dropout": 0.0, "pad_token_id": 1,
-    })
+    });
+    RotaryDecoder::load_family(source, defaults, family, device)
 }
 
 /// What the configuration decides.

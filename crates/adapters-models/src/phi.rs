@@ -3,33 +3,17 @@
 //! Paper: *Textbooks Are All You Need II: phi-1.5 technical report*, Li et al., 2023, <https://arxiv.org/abs/2309.05463>.
 //! Behavior follows `PhiForCausalLM` of Hugging Face transformers.
 
-use burn::tensor::Device;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use crate::rotary_modeling::*;
 
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::feed_forward::FeedForwardPlan;
-use crate::model::Model;
-use crate::norm::NormKind;
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{AttentionPlan, Family, Placement, Projections, QueryKeyNorms};
-
-/// Loads a checkpoint.
+/// Loads a checkpoint, with the defaults of the published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    RotaryDecoder::load_family(source, defaults(), family, device)
-}
-
-/// The defaults of the published class.
-fn defaults() -> Value {
-    json!({
+    let defaults = json!({
         "vocab_size": 51200, "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32,
         "intermediate_size": 8192, "hidden_act": "gelu_new", "max_position_embeddings": 2048, "layer_norm_eps": 1e-5,
         "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "tie_word_embeddings": false, "attention_dropout": 0.0,
         "resid_pdrop": 0.0, "embd_pdrop": 0.0, "qk_layernorm": false,
-    })
+    });
+    RotaryDecoder::load_family(source, defaults, family, device)
 }
 
 /// Fields of this family.

@@ -3,32 +3,17 @@
 //! Paper: *Phi-3 Technical Report*, Abdin et al., 2024, <https://arxiv.org/abs/2404.14219>. Behavior follows
 //! `Phi3ForCausalLM` of Hugging Face transformers, which reads no `embd_pdrop`.
 
-use burn::tensor::Device;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use crate::rotary_modeling::*;
 
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::feed_forward::FeedForwardPlan;
-use crate::model::Model;
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{AttentionPlan, Family, Projections};
-
-/// Loads a checkpoint.
+/// Loads a checkpoint, with the defaults of the published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    RotaryDecoder::load_family(source, defaults(), family, device)
-}
-
-/// The defaults of the published class.
-fn defaults() -> Value {
-    json!({
+    let defaults = json!({
         "vocab_size": 32064, "hidden_size": 3072, "num_hidden_layers": 32, "num_attention_heads": 32,
         "intermediate_size": 8192, "hidden_act": "silu", "max_position_embeddings": 4096,
         "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
         "tie_word_embeddings": false, "attention_dropout": 0.0, "resid_pdrop": 0.0, "pad_token_id": 32000,
-    })
+    });
+    RotaryDecoder::load_family(source, defaults, family, device)
 }
 
 /// Fields of this family.

@@ -3,17 +3,7 @@
 //! Paper: *Qwen2 Technical Report*, Yang et al., 2024, <https://arxiv.org/abs/2407.10671>. Behavior follows
 //! `Qwen2ForCausalLM` of Hugging Face transformers.
 
-use burn::tensor::Device;
-use serde::Deserialize;
-use serde_json::{Value, json};
-
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::model::Model;
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{AttentionPlan, Family, Projections};
+use crate::rotary_modeling::*;
 
 /// Loads a checkpoint.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {

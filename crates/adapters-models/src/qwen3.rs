@@ -3,29 +3,14 @@
 //! Paper: *Qwen3 Technical Report*, Yang et al., 2025, <https://arxiv.org/abs/2505.09388>. Behavior follows
 //! `Qwen3ForCausalLM` of Hugging Face transformers.
 
-use burn::tensor::Device;
-use serde_json::Value;
-
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::feed_forward::FeedForwardPlan;
-use crate::model::Model;
 use crate::qwen2::{self, Windows};
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{AttentionPlan, Family, QueryKeyNorms};
+use crate::rotary_modeling::*;
 
-/// Loads a checkpoint.
+/// Loads a checkpoint, with the defaults of the published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    RotaryDecoder::load_family(source, defaults(), family, device)
-}
-
-/// The defaults of the published class.
-fn defaults() -> Value {
     let mut defaults = qwen2::defaults();
     defaults["head_dim"] = 128.into();
-    defaults
+    RotaryDecoder::load_family(source, defaults, family, device)
 }
 
 /// What the configuration decides.

@@ -4,31 +4,17 @@
 //! <https://huggingface.co/blog/smollm3>; *RoPE to NoPE and Back Again*, Yang et al., 2025,
 //! <https://arxiv.org/abs/2501.18795>. Behavior follows `SmolLM3ForCausalLM` of Hugging Face transformers.
 
-use burn::tensor::Device;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use crate::rotary_modeling::*;
 
-use crate::checkpoint_folder::CheckpointFolder;
-use crate::config_check::ConfigCheck;
-use crate::error::ModelError;
-use crate::model::Model;
-use crate::rotary_config::RotaryDecoderConfig;
-use crate::rotary_decoder::RotaryDecoder;
-use crate::rotary_family::{Family, LayerPlan};
-
-/// Loads a checkpoint.
+/// Loads a checkpoint, with the defaults of the published class.
 pub(crate) fn load(source: &CheckpointFolder, device: &Device) -> Result<Model, ModelError> {
-    RotaryDecoder::load_family(source, defaults(), family, device)
-}
-
-/// The defaults of the published class.
-fn defaults() -> Value {
-    json!({
+    let defaults = json!({
         "vocab_size": 128256, "hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16,
         "num_key_value_heads": 4, "intermediate_size": 11008, "hidden_act": "silu", "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-6, "rope_theta": 2e6, "tie_word_embeddings": true, "attention_dropout": 0.0,
         "pad_token_id": 128004, "use_sliding_window": false, "no_rope_layer_interval": 4,
-    })
+    });
+    RotaryDecoder::load_family(source, defaults, family, device)
 }
 
 /// Fields of this family.
@@ -57,15 +43,9 @@ fn family(config: &RotaryDecoderConfig, own: Own, check: ConfigCheck<'_>) -> Res
     )?;
     let slides = |layer: usize| own.use_sliding_window && !rotary_layers[layer];
     let windows = config.windows(config.sliding_window, slides);
-    let plans = windows.into_iter().zip(&rotary_layers);
-    Ok(Family {
-        layers: plans
-            .map(|(window, rotary)| LayerPlan {
-                window,
-                rotary: *rotary,
-                experts: None,
-            })
-            .collect(),
-        ..Family::new("smollm3", "SmolLM3ForCausalLM", config)
-    })
+    let mut family = Family::new("smollm3", "SmolLM3ForCausalLM", config).with_windows(windows);
+    for (layer, rotary) in family.layers.iter_mut().zip(rotary_layers) {
+        layer.rotary = rotary;
+    }
+    Ok(family)
 }
