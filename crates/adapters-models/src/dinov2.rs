@@ -43,12 +43,9 @@ impl Dinov2Config {
         let ratio = self.mlp_ratio;
         let holds = (1.0 / 64.0..=64.0).contains(&ratio);
         check.require(holds, "mlp_ratio", "between 1/64 and 64", ratio)?;
-        let width = self.intermediate_size();
-        check.sizes([
-            ("hidden_size", self.vision.hidden_size),
-            ("hidden_size * mlp_ratio", width),
-        ])?;
-        self.vision.intermediate_size = width;
+        check.sizes([("hidden_size", self.vision.hidden_size)])?;
+        self.vision.intermediate_size = self.intermediate_size();
+        check.sizes([("hidden_size * mlp_ratio", self.vision.intermediate_size)])?;
         self.vision.check(check)?;
         check.dropouts([("drop_path_rate", self.drop_path_rate)])?;
         let (activation, [up, down]) = match self.use_swiglu_ffn {
