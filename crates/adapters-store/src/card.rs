@@ -6,6 +6,7 @@ use adapters_core::Format;
 use serde_json::{Map, Value, json};
 
 use crate::origin::Origin;
+use crate::save::opens_in_masked_lm;
 use crate::{StoreError, atomic, read_json, write_json};
 
 /// The name under which other programs find a base: the Hub id of a folder that was downloaded or is in the Hub's cache, else the name
@@ -19,7 +20,7 @@ pub fn base_name(model: &str) -> String {
 }
 
 /// Writes the name of the base into the configuration of an adapter folder, and in PEFT's format the `task_type`, which decides
-/// the class that opens the folder; one that is there stays where none is given. Without any, a `class` that is for a task itself is
+/// the class that opens the folder; one that is there stays where none is given, and so does the class of a masked language model. Without any, a `class` that is for a task itself is
 /// named, as PEFT does. Returns the `task_type` that the folder has.
 ///
 /// # Errors
@@ -40,7 +41,7 @@ pub fn name_base(
         }
         Format::Peft => {
             config.insert("base_model_name_or_path".to_owned(), base.into());
-            if let Some(task_type) = task_type {
+            if let Some(task_type) = task_type.filter(|_| !opens_in_masked_lm(&config)) {
                 config.insert("task_type".to_owned(), task_type.into());
             }
             if config.get("task_type").is_none_or(Value::is_null) && class.contains("For") {

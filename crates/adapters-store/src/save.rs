@@ -68,7 +68,7 @@ pub fn save_adapter(
     let sites: Vec<_> = adapter.own_layers().map(|l| &l.info).collect();
     let config = adapter.method().write(format, &sites, host)?;
     let values = adapter.values_by_id();
-    let prefix = key_prefix(format, &sites, host);
+    let prefix = key_prefix(format, &config, &sites, host);
     let tensors: Tensors = adapter
         .params()
         .filter_map(|p| {
@@ -95,17 +95,28 @@ pub fn save_adapter(
     Ok(files)
 }
 
-/// What the keys of a file begin with: with the prefix of the larger class where a layer of that class is adapted and the other paths
-/// are those of the model.
-fn key_prefix(format: Format, sites: &[&SiteInfo], host: &dyn Host) -> String {
+/// What the keys of a file begin with: with the prefix of the larger class where a layer of that class is adapted, or the
+/// configuration names it, and the other paths are those of the model.
+fn key_prefix(format: Format, config: &Map<String, Value>, sites: &[&SiteInfo], host: &dyn Host) -> String {
     let (plain, inside) = (format.key_prefix(), host.base_prefix());
     let is_of_head = |info: &&SiteInfo| is_outside(info, host);
     let is_long = |info: &&SiteInfo| !is_of_head(info) && info.path.starts_with(inside);
     let is_short = !host.is_larger_class() && !sites.iter().any(is_long);
-    match format == Format::Peft && is_short && sites.iter().any(is_of_head) {
+    match format == Format::Peft && is_short && (sites.iter().any(is_of_head) || opens_in_masked_lm(config)) {
         true => format!("{plain}{inside}"),
         false => plain.to_owned(),
     }
+}
+
+/// Whether peft opens the folder with this configuration in a masked language model, which has the base under its prefix.
+pub(crate) fn opens_in_masked_lm(config: &Map<String, Value>) -> bool {
+    let class = config
+        .get("auto_mapping")
+        .and_then(|mapping| mapping.get("base_model_class"));
+    let is_masked_lm = class
+        .and_then(Value::as_str)
+        .is_some_and(|class| class.ends_with("ForMaskedLM"));
+    is_masked_lm && config.get("task_type").is_none_or(Value::is_null)
 }
 
 /// The configuration file around a method's own object.

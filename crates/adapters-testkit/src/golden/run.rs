@@ -135,7 +135,11 @@ impl Prepared {
         if let Some(out) = &options.resave {
             let out = out.join(&outcome.model).join(&outcome.case);
             for (name, format) in &formats {
-                save_adapter(&out.join("adapters").join(name), *format, &set, name, &self.base)?;
+                let folder = out.join("adapters").join(name);
+                save_adapter(&folder, *format, &set, name, &self.base)?;
+                if let (Top::Labels(head), Format::Peft) = (&top, format) {
+                    head.save_peft(&folder, &self.base)?;
+                }
             }
             for (name, folder) in case.fusion_dirs()? {
                 save_fusion(&out.join(folder), &set, name, &self.base)?;

@@ -180,6 +180,7 @@ fn dumps_and_resaved_adapters_are_right_again() {
         "fuse_dynamic3",
         "peft_lora_patterns",
         "peft_lora_regex",
+        "peft_lora_seq_cls",
         "lora_gating",
         "lora_scale_init_bert",
         "loreft_suffix",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use adapters::core::Format;
 use adapters::models::{Model, Pretrained};
-use adapters::store::{LoadOptions, load_adapter, read_safetensors, save_adapter, write_safetensors};
+use adapters::store::{LoadOptions, load_adapter, name_base, read_safetensors, save_adapter, write_safetensors};
 use adapters::{AdapterSet, METHODS};
 use burn::tensor::Device;
 use serde_json::{Value, json};
@@ -91,12 +91,27 @@ fn names_and_expressions_of_the_larger_class_are_read() {
 #[test]
 fn what_is_written_again_has_the_names_it_was_read_with() {
     let model = model();
-    let published = folder().join("cases/peft_lora_all_linear/adapters/a");
-    let set = load(&published, &model).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    save_adapter(dir.path(), Format::Peft, &set, "a", &model).unwrap();
-    let keys = |dir: &Path| read_safetensors(&dir.join("adapter_model.safetensors")).unwrap().0;
-    assert_eq!(keys(dir.path()), keys(&published));
+    // With the layer of the head, and with names of modules that both classes have: the class is in the configuration then.
+    let read = [
+        adapter(json!({}), |_| true),
+        adapter(json!({"target_modules": ["attn.Wo"]}), |key| key.contains("attn.Wo.")),
+    ];
+    for read in read {
+        let set = load(read.path(), &model).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        save_adapter(dir.path(), Format::Peft, &set, "a", &model).unwrap();
+        let keys = |dir: &Path| read_safetensors(&dir.join("adapter_model.safetensors")).unwrap().0;
+        assert_eq!(keys(dir.path()), keys(read.path()));
+        // The class that opens it stays the one whose names it has.
+        let task_type = name_base(
+            dir.path(),
+            Format::Peft,
+            "base",
+            "ModernBertModel",
+            Some("FEATURE_EXTRACTION"),
+        );
+        assert_eq!(task_type.unwrap(), None);
+    }
 }
 
 #[test]
