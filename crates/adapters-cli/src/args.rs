@@ -240,10 +240,10 @@ pub(crate) struct GenerateArgs {
     pub(crate) audio: Vec<PathBuf>,
     /// Language that is spoken, e.g. en [default: the one in the model's files].
     // What an option requires is not required where it conflicts with another: so that one conflicts, too.
-    #[arg(long, value_name = "CODE", requires = "audio", conflicts_with_all = ["prompt", "chat", "system"], help_heading = "Prompt")]
+    #[arg(long, value_name = "CODE", requires = "audio", conflicts_with_all = ["prompt", "chat", "messages", "system"], help_heading = "Prompt")]
     pub(crate) language: Option<String>,
     /// Write English, whatever language is spoken.
-    #[arg(long, requires = "audio", conflicts_with_all = ["prompt", "chat", "system"], help_heading = "Prompt")]
+    #[arg(long, requires = "audio", conflicts_with_all = ["prompt", "chat", "messages", "system"], help_heading = "Prompt")]
     pub(crate) translate: bool,
     /// Treat each prompt as a chat message and apply the model's chat template [default if the adapter was trained on
     /// chats].
