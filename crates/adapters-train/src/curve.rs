@@ -1,7 +1,7 @@
 //! The picture of a run: losses on the left, the metric on the validation data on the right, as SVG and as PNG.
 //!
 //! Both come from the same drawing code, on a canvas measured in pixels of a 1000 x 420 picture. The bitmap is drawn
-//! three times as large and averaged down, because the backend's thick lines have hard edges; the SVG is drawn four
+//! three times as large and scaled down, because the backend's thick lines have hard edges; the SVG is drawn four
 //! times as large inside a view box, because the backend's coordinates are whole numbers.
 
 mod layer_weights;

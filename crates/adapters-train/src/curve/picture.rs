@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use adapters_store::atomic::{self, AtomicWriteError};
+use image::{DynamicImage, ImageFormat, RgbImage};
 use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
 use plotters::style::{FontStyle, RGBColor};
 
@@ -100,35 +101,14 @@ fn draw_svg(picture: &impl Picture, path: &Path) -> Result<(), CurveError> {
 
 fn draw_png(picture: &impl Picture, path: &Path) -> Result<(), CurveError> {
     let size = (WIDTH * BITMAP.scale, HEIGHT * BITMAP.scale);
-    let mut large = vec![0; size.0 as usize * size.1 as usize * 3];
+    let mut large = RgbImage::new(size.0, size.1);
     let backend = BitMapBackend::with_buffer(&mut large, size);
     picture.paint(backend, BITMAP).map_err(|error| failed(path)(&error))?;
-    let small = averaged(&large, size.0 as usize, BITMAP.scale as usize);
+    let small = DynamicImage::from(large).thumbnail_exact(WIDTH, HEIGHT);
     atomic::write_at(path, |temp| {
-        let mut backend = BitMapBackend::new(temp, (WIDTH, HEIGHT));
-        backend
-            .blit_bitmap((0, 0), (WIDTH, HEIGHT), &small)
-            .and_then(|()| backend.present())
-            .map_err(|error| failed(path)(&error))
+        let written = small.save_with_format(temp, ImageFormat::Png);
+        written.map_err(|error| failed(path)(&error))
     })
-}
-
-/// The picture with every square of `scale` pixels a side replaced by its mean.
-pub(super) fn averaged(large: &[u8], width: usize, scale: usize) -> Vec<u8> {
-    let row = width * 3;
-    let count = scale * scale;
-    let mut small = Vec::with_capacity(large.len() / count);
-    for band in large.chunks_exact(row * scale) {
-        for x in 0..width / scale {
-            for color in 0..3 {
-                let sum: usize = (0..count)
-                    .map(|i| usize::from(band[(i / scale) * row + (x * scale + i % scale) * 3 + color]))
-                    .sum();
-                small.push(((sum + count / 2) / count) as u8);
-            }
-        }
-    }
-    small
 }
 
 /// The line above the panels.

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use super::picture::averaged;
 use super::*;
 use crate::metrics::Confusion;
 
@@ -169,22 +168,7 @@ fn a_confusion_table_has_every_count_and_darker_cells_for_larger_parts() {
 #[test]
 fn a_picture_that_cannot_be_written_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    let (svg, png) = (folder.path().join("curve.svg"), folder.path().join("curve.png"));
+    let png = folder.path().join("curve.png");
     let absent = folder.path().join("absent").join("curve.svg");
     assert!(matches!(draw(&run(20), &absent, &png), Err(CurveError::Write(_))));
-    let odd_name = folder.path().join("curve.what");
-    let error = draw(&run(20), &svg, &odd_name).unwrap_err();
-    assert!(
-        matches!(error, CurveError::Draw { .. }) && error.to_string().contains("curve.what"),
-        "{error}"
-    );
-    assert!(!odd_name.exists());
-}
-
-#[test]
-fn averaging_takes_the_mean_of_each_square() {
-    let large: Vec<u8> = [[0, 10, 100], [4, 20, 100], [8, 30, 200], [8, 40, 200]]
-        .concat()
-        .repeat(2);
-    assert_eq!(averaged(&large, 4, 2), [2, 15, 100, 8, 35, 200]);
 }
