@@ -201,6 +201,8 @@ impl ChatTemplate {
         };
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
+        // So that errors know the names in the template. It is the default of builds with debug assertions alone.
+        environment.set_debug(true);
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| self.refuse(&error))?);
         environment.set_unknown_method_callback(|state, value, method, args| match (value.as_str(), method, args) {
