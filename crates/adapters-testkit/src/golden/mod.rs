@@ -3,6 +3,7 @@
 //! A set is a folder of models, a model a checkpoint with inputs and cases (see `golden/README.md`). Nothing here
 //! knows a model or a case by name: `case.json` and `config.json` say what to do.
 
+mod active;
 mod case;
 mod combined;
 mod compare;
