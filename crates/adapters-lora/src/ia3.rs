@@ -111,6 +111,8 @@ impl Method for Ia3Config {
         let mut builder = SiteBuilder::new(Self::NAME, &self.target, self.seed, site, build);
         let (d_in, d_out) = builder.dims()?;
         let on_input = match &self.feedforward {
+            // As in peft within a component too, other than among the modules.
+            Some(ModulePattern::Names(names)) => names.iter().any(|name| site.path.ends_with(name.as_str())),
             Some(modules) => modules.matches(&site.path)?,
             None => false,
         };

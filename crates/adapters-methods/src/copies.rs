@@ -1,14 +1,19 @@
 //! Modules of the base that train as they are, in copies: biases, and whole modules.
 
+use std::borrow::Cow;
+
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{Device, Int, Tensor, module};
 
 use adapters_core::{
-    Call, Causality, Effect, Erased, Host, LinearState, LinearWeight, NormState, NormWeight, NotMergeable, Site,
-    SiteAdapter, SiteInfo, SiteKind, SiteLayer, TableState, named_params,
+    Call, Causality, Effect, Erased, Finisher, Host, LinearState, LinearWeight, NamedParams, NormState, NormWeight,
+    NotMergeable, Shared, Site, SiteAdapter, SiteInfo, SiteKind, SiteLayer, TableState, named_params,
 };
 use adapters_nn::float_weight;
+
+/// What a layer at an adapted module calls the copy of the module's bias.
+pub(crate) const BASE_BIAS: &str = "base_layer.bias";
 
 /// A copy of the whole module at a site, trained in its place; `None` where the model gives no access to one.
 pub fn copy_of(host: &dyn Host, info: &SiteInfo, device: &Device) -> Option<SiteLayer> {
@@ -46,6 +51,20 @@ pub fn bias_copy_of(host: &dyn Host, site: Site, device: &Device) -> Option<Site
     }
     let bias = Param::from_data(host.norm(site)?.bias?.into_data(), device);
     Some(SiteLayer::Norm(Erased::new(BiasCopy { bias })))
+}
+
+/// A layer with a copy of the bias of the frozen layer at its site, trained in its place; the layer alone where there is none.
+pub(crate) fn with_bias_copy(layer: SiteLayer, host: &dyn Host, site: Site, device: &Device) -> SiteLayer {
+    let bias = host.linear(site).and_then(|frozen| frozen.bias.as_ref());
+    match (layer, bias) {
+        (SiteLayer::Linear(layer), Some(bias)) => SiteLayer::Linear(Erased::new(WithBias {
+            layer,
+            bias: BiasCopy {
+                bias: copied(bias, device),
+            },
+        })),
+        (layer, _) => layer,
+    }
 }
 
 fn copied<const D: usize>(param: &Param<Tensor<D>>, device: &Device) -> Param<Tensor<D>> {
@@ -104,6 +123,66 @@ impl SiteAdapter<NormState> for BiasCopy {
 }
 
 named_params!(BiasCopy: "bias" => bias);
+
+/// A layer of any method, and a copy of the bias of the frozen layer that it reads.
+#[derive(Module, Debug)]
+struct WithBias {
+    layer: Erased<LinearState>,
+    bias: BiasCopy,
+}
+
+impl SiteAdapter<LinearState, Shared> for WithBias {
+    fn open(&self, state: LinearState) -> LinearState {
+        self.layer.open(state)
+    }
+
+    fn apply(&self, mut state: LinearState, call: &Call<'_, Shared>) -> LinearState {
+        state.layer.bias = Some(Param::initialized(ParamId::new(), self.bias.bias.val()));
+        self.layer.apply(state, call)
+    }
+
+    fn finisher(&self) -> Option<&dyn Finisher<LinearState, Shared>> {
+        self.layer.has_finisher().then_some(self)
+    }
+
+    fn effect(&self) -> Effect {
+        match self.layer.effect() {
+            Effect::Adds(source) => Effect::ChangesAndAdds(source),
+            changes => changes,
+        }
+    }
+
+    fn causality(&self) -> Causality {
+        self.layer.causality()
+    }
+
+    fn merged(&self, base: LinearWeight, shared: &Shared) -> Result<LinearWeight, NotMergeable> {
+        let bias = Some(self.bias.bias.val());
+        self.layer.merged(LinearWeight { bias, ..base }, shared)
+    }
+}
+
+impl Finisher<LinearState, Shared> for WithBias {
+    fn finish(&self, state: LinearState, call: &Call<'_, Shared>) -> Tensor<3> {
+        self.layer.finish(state, call)
+    }
+}
+
+impl NamedParams for WithBias {
+    fn named_params(&self) -> Vec<(Cow<'static, str>, ParamId)> {
+        let mut params = self.layer.named_params();
+        params.push((BASE_BIAS.into(), self.bias.bias.id));
+        params
+    }
+
+    fn fixed_params(&self) -> Vec<ParamId> {
+        self.layer.fixed_params()
+    }
+
+    fn index_limits(&self) -> Vec<(ParamId, Vec<usize>)> {
+        self.layer.index_limits()
+    }
+}
 
 /// The weight `[d_in, d_out]` of a linear layer as it is published, or the other way round.
 fn published(weight: Tensor<2>, input_first: bool) -> Tensor<2> {

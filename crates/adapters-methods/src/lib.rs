@@ -11,6 +11,7 @@ mod module_fields;
 mod peft_modules;
 mod registry;
 mod union;
+mod with_copies;
 
 /// For [`peft_modules!`].
 #[doc(hidden)]

@@ -12,6 +12,7 @@ use adapters_core::{
 };
 
 use crate::union::Union;
+use crate::with_copies::WithCopies;
 
 /// A configuration inside another method's object, with the field that holds it.
 type Nested = (&'static str, Map<String, Value>);
@@ -187,7 +188,7 @@ impl Registry {
             return Err(UnknownName::new("adapter configuration", identifier, self.identifiers()).into());
         };
         match entry.kind {
-            Kind::Method { configure, .. } => configure(identifier, fields),
+            Kind::Method { configure, .. } => WithCopies::or_alone(fields, |fields| configure(identifier, fields)),
             Kind::Union(config) => self.parse_with(config, &fields),
         }
     }
@@ -218,6 +219,19 @@ impl Registry {
     ///
     /// [`Error::UnknownName`] if no method reads it; [`Error::Config`] for what the method refuses.
     pub fn read(&self, stored: &StoredConfig<'_>) -> Result<AnyMethod, Error> {
+        match stored.format {
+            Format::AdapterHub => self.read_members(stored),
+            Format::Peft => WithCopies::or_alone(stored.fields.clone(), |fields| {
+                self.read_members(&StoredConfig {
+                    fields: &fields,
+                    ..*stored
+                })
+            }),
+        }
+    }
+
+    /// [`read`](Self::read), without what trains next to a method that has no fields for it.
+    fn read_members(&self, stored: &StoredConfig<'_>) -> Result<AnyMethod, Error> {
         if let Some(members) = Union::stored(stored) {
             return Union::method(
                 members

@@ -145,7 +145,8 @@ struct Ball {
 impl TrainingSchedule for Ball {
     fn after_step(&mut self, _step: u64, values: &ParamValues, _gradients: &ParamValues) -> ParamValues {
         let mut changed = ParamValues::new();
-        for (key, data) in values {
+        // Not the copies of modules that train next to the rotations.
+        for (key, data) in values.iter().filter(|((_, param), _)| param == "oft_R.weight") {
             let [blocks, elements] = *data.shape().to_vec().as_slice() else {
                 continue;
             };

@@ -46,14 +46,23 @@ pub(crate) fn without_adapter_name(tensors: Tensors, wanted: &BTreeSet<String>) 
     renamed.collect()
 }
 
-/// Takes out the second copy of a trained table that peft stores with a resized vocabulary, `embed_tokens.modules_to_save.weight` next to
-/// `embed_tokens.weight`; one with other values stays, and is refused with everything else that is not expected.
+/// Takes out what peft stores of a module next to its copy: the copy again, with a resized vocabulary
+/// (`embed_tokens.modules_to_save.weight` next to `embed_tokens.weight`) or as a bias where all of them train, and the bias that the copy
+/// stands in place of (`original_module.bias`). A second copy with other values stays, and is refused with everything else that is not
+/// expected.
 pub(crate) fn without_second_names(mut tensors: Tensors) -> Tensors {
     let second = |key: &String| {
         let first = tensors.get(&key.replacen(".modules_to_save.", ".", 1));
         key.contains(".modules_to_save.") && first == tensors.get(key)
     };
-    let repeated: Vec<String> = tensors.keys().filter(|key| second(key)).cloned().collect();
+    let replaced = |key: &String| {
+        key.ends_with(".original_module.bias") && tensors.contains_key(&key.replace(".original_module.", "."))
+    };
+    let repeated: Vec<String> = tensors
+        .keys()
+        .filter(|key| second(key) || replaced(key))
+        .cloned()
+        .collect();
     for key in repeated {
         tensors.remove(&key);
     }
@@ -101,6 +110,8 @@ mod tests {
 
     #[test]
     fn a_second_copy_of_a_table_is_left_out() {
+        let biases = keyed(&["n.bias", "n.modules_to_save.bias", "n.original_module.bias"]);
+        assert_eq!(without_second_names(biases), keyed(&["n.bias"]));
         let mut tensors = keyed(&["e.modules_to_save.weight", "e.weight", "h.modules_to_save.weight"]);
         assert_eq!(
             without_second_names(tensors.clone()),

@@ -71,11 +71,12 @@ impl Shared {
         self
     }
 
-    /// The parameters of type `P`; `None` for an adapter that was built without them. Nothing, `()`, is always there.
+    /// The parameters of type `P`; `None` for an adapter that was built without them. Nothing, `()`, is always there, and so are all
+    /// of them together, for a layer around those of other methods.
     pub fn get<P: 'static>(&self) -> Option<&P> {
         const NOTHING: &dyn Any = &();
         let modules = self.modules.iter().map(|module| module.as_any());
-        modules.chain([NOTHING]).find_map(|module| module.downcast_ref())
+        modules.chain([NOTHING, self]).find_map(|module| module.downcast_ref())
     }
 
     /// Whether any of these parameters trains.

@@ -26,7 +26,8 @@ pub enum Target {
     Any(Vec<Target>),
     /// Whole layers by path: what enters them and what they return.
     Blocks(ModuleTarget),
-    /// Modules whose path ends in one of these texts, within a component too: how peft reads `modules_to_save`.
+    /// Modules whose path, or that of a module they are part of, ends in one of these texts, within a component too: how peft reads
+    /// `modules_to_save`.
     Endings(Vec<String>),
     /// Parameters by the ends of their paths, which are whole components: peft's `target_parameters`. A parameter is one that has
     /// no module of its own, or the weight of a linear layer.
@@ -311,11 +312,12 @@ impl ModuleTarget {
         }
     }
 
-    /// Whether a site that is named is to be left alone.
+    /// Whether a site that is named is to be left alone. One that is named by its whole path is meant whatever the layers, as in peft.
     pub(super) fn skips(&self, info: &SiteInfo) -> Result<bool, Error> {
+        let by_path = matches!(&self.modules, ModulePattern::Names(names) if names.contains(&info.path));
         let in_layers = match (&self.layers, self.layer(info)) {
-            (Some(layers), Some(layer)) => layers.contains(&layer),
-            (Some(_), None) => false,
+            (Some(layers), Some(layer)) => by_path || layers.contains(&layer),
+            (Some(_), None) => by_path,
             (None, _) => true,
         };
         Ok(!in_layers || self.exclude.as_ref().map_or(Ok(false), |e| e.matches(&info.path))?)
@@ -327,9 +329,11 @@ pub(super) fn is_of_block(info: &SiteInfo) -> bool {
     matches!(info.kind, SiteKind::LayerInput { .. } | SiteKind::LayerOutput { .. })
 }
 
-/// Whether a module's path ends in one of these texts.
+/// Whether the path of a module, or of one that it is part of, ends in one of these texts.
 pub(super) fn ends_in(endings: &[String], info: &SiteInfo) -> bool {
-    info.is_module() && endings.iter().any(|ending| info.path.ends_with(ending))
+    let path = info.path.as_str();
+    let mut modules = path.match_indices('.').map(|(end, _)| &path[..end]).chain([path]);
+    info.is_module() && modules.any(|module| endings.iter().any(|ending| module.ends_with(ending.as_str())))
 }
 
 /// The path of the parameter that `target_parameters` means by a site; `None` where there is none.

@@ -192,12 +192,22 @@ impl Attached {
     fn tied_layer(&self, info: &SiteInfo) -> Option<SiteLayer> {
         let table = self.layers.get(&info.tied_to?)?;
         let tied = self.method.capabilities().tied?;
+        let is_table = |info: &SiteInfo| matches!(info.kind, SiteKind::Table { .. });
         let on_table = || tied.on_tied_table(&table.layer);
-        match (info.kind, table.info.site.role) {
-            (SiteKind::Table { .. }, _) => on_table(),
+        if table.info.site.role == Role::SharedTable {
             // Where no layer reads the table, nothing acts at one use of it alone.
-            (_, Role::SharedTable) if on_table().is_none() => None,
-            _ => tied.on_tied_head(&table.layer, info),
+            on_table()?;
+            // As in the reference, a head with parameters of its own leaves the table idle.
+            let mut heads = self
+                .layers()
+                .filter(|l| l.info.tied_to == info.tied_to && !is_table(&l.info));
+            if heads.any(|head| tied.on_tied_head(&table.layer, &head.info).is_none()) {
+                return None;
+            }
+        }
+        match is_table(info) {
+            true => on_table(),
+            false => tied.on_tied_head(&table.layer, info),
         }
     }
 

@@ -104,7 +104,7 @@ impl RankAllocator {
 impl TrainingSchedule for RankAllocator {
     fn after_step(&mut self, step: u64, values: &ParamValues, gradients: &ParamValues) -> ParamValues {
         if step < self.schedule.total.saturating_sub(self.schedule.closing) {
-            for (param, value) in values {
+            for (param, value) in values.iter().filter(|((_, param), _)| param.starts_with("lora_")) {
                 if let Some(gradient) = gradients.get(param) {
                     let importance = self.importance.entry(key(param.0, &param.1)).or_default();
                     importance.update(value, gradient, self.schedule.betas);

@@ -4,6 +4,7 @@ use adapters::core::Format;
 use adapters::models::TextInput;
 use adapters::{AdapterSet, Composition, Ctx, Error, method};
 use adapters_testkit::contract::{self, Bench, Promises, randomized};
+use adapters_testkit::golden::chain;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -25,6 +26,39 @@ fn check(config: &str, promises: Promises) {
 #[test]
 fn beft() {
     check("beft", PEFT);
+}
+
+/// Biases of the base and copies of its modules train next to the layers of the methods that have the fields in peft.
+#[test]
+fn biases_and_modules_train_next_to_layers() {
+    check("boft[bias=all]", PEFT);
+    check(
+        "oft[oft_block_size=4,bias=oft_only,modules_to_save=[output.LayerNorm]]",
+        PEFT,
+    );
+    check(
+        "vera[r=3,form=peft,target_modules=[query],bias=all,modules_to_save=[key]]",
+        PEFT,
+    );
+    check("vblora[num_vectors=6,vector_length=8,topk=2,bias=vblora_only]", PEFT);
+    check("loha[r=2,modules_to_save=[word_embeddings]]", PEFT);
+    check(
+        "ia3[target_modules=[key,value],modules_to_save=[value,attention.output]]",
+        PEFT,
+    );
+}
+
+#[test]
+fn fields_that_a_method_lacks_in_peft_are_refused_by_name() {
+    for (config, field) in [
+        ("ia3[target_modules=[key],bias=all]", "bias"),
+        ("loha[bias=loha_only]", "bias"),
+        ("boft[bias=some]", "bias"),
+        ("seq_bn[modules_to_save=[key]]", "modules_to_save"),
+    ] {
+        let error = chain(&method(config).unwrap_err());
+        assert!(error.contains(&format!("`{field}`")), "{config}: {error}");
+    }
 }
 
 #[test]

@@ -1,0 +1,247 @@
+//! A method of peft's, and modules of the base that train next to its layers.
+
+use adapters_core::config::{from_fields, to_fields};
+use adapters_core::target::{ModulePattern, ModuleTarget, Target};
+use adapters_core::{
+    AnyMethod, Build, Capabilities, ConfigError, ConfigString, ErasedMethod, Error, Format, Host, SiteInfo, SiteLayer,
+    Tensors,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::copies::{BASE_BIAS, bias_copy_of, copy_of, with_bias_copy};
+
+/// Methods whose peft class has the field `bias`.
+const BIASED: [&str; 23] = [
+    "alora",
+    "bdlora",
+    "boft",
+    "c3a",
+    "deft",
+    "delora",
+    "fourierft",
+    "frod",
+    "glora",
+    "gralora",
+    "hra",
+    "kasa",
+    "miss",
+    "monteclora",
+    "oft",
+    "pvera",
+    "randlora",
+    "tinylora",
+    "unilora",
+    "vblora",
+    "velora",
+    "vera",
+    "waveft",
+];
+
+/// Further ones whose peft class has the field `modules_to_save`.
+const SAVING: [&str; 17] = [
+    "adalora",
+    "adamss",
+    "beft",
+    "hira",
+    "ia3",
+    "lily",
+    "ln_tuning",
+    "loha",
+    "lokr",
+    "osf",
+    "peanut",
+    "poly",
+    "psoft",
+    "road",
+    "shadow",
+    "shira",
+    "supertuning",
+];
+
+/// What trains next to the layers of a method, as peft's configurations say it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Copies {
+    /// Which biases of the base: `none`, `all`, or, of the adapted layers, the method's name and `_only`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bias: Option<String>,
+    /// Modules trained as a whole, in copies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    modules_to_save: Option<ModulePattern>,
+}
+
+impl Copies {
+    /// Takes what trains besides out of the fields of a configuration; `None` where there is nothing, or nothing that can be read.
+    fn taken_from(fields: &mut Map<String, Value>) -> Option<Self> {
+        let own = ["bias", "modules_to_save"].map(|field| fields.shift_remove_entry(field));
+        let mut copies: Self = from_fields(own.into_iter().flatten().collect()).ok()?;
+        copies.bias = copies.bias.filter(|bias| bias != "none");
+        let none = ModulePattern::Names(Vec::new());
+        copies.modules_to_save = copies.modules_to_save.filter(|modules| *modules != none);
+        (copies != Self::default()).then_some(copies)
+    }
+
+    /// Modules trained as a whole.
+    fn saved(&self) -> Option<Target> {
+        Some(match self.modules_to_save.clone()? {
+            ModulePattern::Names(names) => Target::Endings(names),
+            modules => Target::Modules(ModuleTarget::new(modules)),
+        })
+    }
+
+    /// Whether every bias of the base trains, and not only those of the adapted layers.
+    fn has_all_biases(&self) -> bool {
+        self.bias.as_deref() == Some("all")
+    }
+
+    /// Whether peft's class of a method has the fields, and the method here none of its own.
+    fn fit(&self, method: &str) -> bool {
+        let is_biased = BIASED.contains(&method);
+        let biases = |bias: &String| is_biased && (bias == "all" || bias.ends_with("_only"));
+        let saves = is_biased || SAVING.contains(&method);
+        self.bias.as_ref().is_none_or(biases) && (self.modules_to_save.is_none() || saves)
+    }
+}
+
+/// A method, and copies of modules and biases that train next to its layers.
+#[derive(Clone, Debug)]
+pub(crate) struct WithCopies {
+    method: AnyMethod,
+    copies: Copies,
+}
+
+impl WithCopies {
+    /// The method that `make` makes of fields, with the copies that they ask for next to it, if peft has these with it. Else all the
+    /// fields are its own, and it refuses what it does not know.
+    ///
+    /// # Errors
+    ///
+    /// Those of `make`.
+    pub(crate) fn or_alone(
+        fields: Map<String, Value>,
+        make: impl Fn(Map<String, Value>) -> Result<AnyMethod, Error>,
+    ) -> Result<AnyMethod, Error> {
+        let mut others = fields.clone();
+        if let Some(copies) = Copies::taken_from(&mut others) {
+            let method = make(others)?;
+            if copies.fit(method.name()) {
+                return Ok(AnyMethod::erased(Self { method, copies }));
+            }
+        }
+        make(fields)
+    }
+
+    /// Whether the module at a site is trained in a copy.
+    fn saves(&self, site: &SiteInfo) -> Result<bool, Error> {
+        self.copies.saved().map_or(Ok(false), |saved| saved.covers(site))
+    }
+
+    /// Whether the method has a layer at a site. What is saved is not adapted, as in peft.
+    fn adapts(&self, site: &SiteInfo) -> Result<bool, Error> {
+        Ok(!self.saves(site)? && self.method.target().covers(site)?)
+    }
+
+    fn refuse(&self, site: &SiteInfo, reason: &str) -> Error {
+        Error::CannotBuild {
+            method: self.method.name(),
+            path: site.path.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+impl ErasedMethod for WithCopies {
+    fn name(&self) -> &'static str {
+        self.method.name()
+    }
+
+    fn config_string(&self) -> String {
+        let inner = self.method.config_string();
+        let Ok(mut config) = inner.parse::<ConfigString>() else {
+            return inner;
+        };
+        for member in &mut config.members {
+            member.fields.extend(to_fields(&self.copies, &[]));
+        }
+        config.to_string()
+    }
+
+    fn target(&self) -> Target {
+        let all = self.copies.has_all_biases().then_some(Target::Biased);
+        let targets = [self.method.target()].into_iter().chain(self.copies.saved());
+        Target::Any(targets.chain(all).collect())
+    }
+
+    fn build(&self, site: &SiteInfo, build: &Build<'_>) -> Result<SiteLayer, Error> {
+        if self.saves(site)? {
+            let copy = copy_of(build.host, site, build.device);
+            return copy.ok_or_else(|| self.refuse(site, "the model gives no access to this weight"));
+        }
+        if !self.adapts(site)? {
+            let copy = bias_copy_of(build.host, site.site, build.device);
+            return copy.ok_or_else(|| self.refuse(site, "it has no bias to train"));
+        }
+        let layer = self.method.build(site, build)?;
+        Ok(match &self.copies.bias {
+            Some(_) => with_bias_copy(layer, build.host, site.site, build.device),
+            None => layer,
+        })
+    }
+
+    fn capabilities(&self) -> Capabilities<'_> {
+        self.method.capabilities()
+    }
+
+    fn write(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
+        if format != Format::Peft {
+            let what = "biases and modules of the base that train";
+            return Err(Error::config(self.name(), ConfigError::NotExpressible { format, what }));
+        }
+        let mut adapted = Vec::new();
+        for site in sites {
+            if self.adapts(site)? {
+                adapted.push(*site);
+            }
+        }
+        let mut fields = self.method.write(format, &adapted, host)?;
+        fields.extend(to_fields(&self.copies, &[]));
+        Ok(fields)
+    }
+
+    fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
+        match param != BASE_BIAS && self.adapts(site).unwrap_or(false) {
+            true => self.method.key(format, site, adapter, param),
+            false => format!("{}.{param}", site.path),
+        }
+    }
+
+    fn stored_shape(&self, format: Format, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
+        match param != BASE_BIAS && self.adapts(site).unwrap_or(false) {
+            true => self.method.stored_shape(format, site, param, shape),
+            false => shape,
+        }
+    }
+
+    fn shared_key(&self, format: Format, adapter: &str, param: &str) -> String {
+        self.method.shared_key(format, adapter, param)
+    }
+
+    fn stores_tied_twice(&self) -> bool {
+        self.method.stores_tied_twice()
+    }
+
+    fn is_duplicate(&self, format: Format, key: &str) -> bool {
+        self.method.is_duplicate(format, key)
+    }
+
+    fn may_lack(&self, format: Format, param: &str) -> bool {
+        self.method.may_lack(format, param)
+    }
+
+    fn adjusted_to(&self, format: Format, tensors: &Tensors) -> Option<AnyMethod> {
+        let method = self.method.adjusted_to(format, tensors)?;
+        let copies = self.copies.clone();
+        Some(AnyMethod::erased(Self { method, copies }))
+    }
+}
