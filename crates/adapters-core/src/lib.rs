@@ -32,7 +32,7 @@ pub use method::capability::{
     Capabilities, ConvertsForStorage, EditsEmbeddings, KnowsTasks, LearnsFaster, ModulePatterns, NeedsTokenizer,
     Penalized, ScalesUpdate, Scheduled, SharedParameters, TiesHead,
 };
-pub use method::codec::{Codec, Tensors};
+pub use method::codec::{BaseField, Codec, Tensors};
 pub use method::erase::IntoMethod;
 pub use method::layer::{Causality, Finisher, NotMergeable, SiteAdapter};
 pub use method::named_params::{NamedParams, ParamValues};

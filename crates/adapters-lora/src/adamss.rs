@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig, Tensors,
+    AdapterHub, BaseField, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight,
+    Method, NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig, Tensors,
 };
 use adapters_methods::{Fields, ModuleFields, PeftModules, read_modules};
 use adapters_nn::ops::project;
@@ -284,6 +284,10 @@ impl Codec<AdapterHub> for Adamss {}
 const ORDER: &str = "scatter_index";
 
 impl Codec<Peft> for Adamss {
+    fn base_fields() -> &'static [BaseField] {
+        &[BaseField::ModulesToSave]
+    }
+
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
         read_modules(Self::PEFT_TYPE, stored, PeftModules::modules)
     }

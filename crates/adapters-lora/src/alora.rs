@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, BeginsWhereInvoked, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host,
-    LinearState, LinearWeight, Method, NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer,
-    Source, StoredConfig, config::from_fields,
+    AdapterHub, BaseField, BeginsWhereInvoked, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error,
+    Host, LinearState, LinearWeight, Method, NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo,
+    SiteLayer, Source, StoredConfig, config::from_fields,
 };
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
@@ -74,6 +74,10 @@ impl Method for Alora {
 impl Codec<AdapterHub> for Alora {}
 
 impl Codec<Peft> for Alora {
+    fn base_fields() -> &'static [BaseField] {
+        BaseField::ALL
+    }
+
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
         let read = peft::read_variant(stored, FIELD)?;
         Some(read.and_then(|(lora, tokens)| {

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    AdapterHub, BaseField, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight,
+    Method, NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
 };
 use adapters_nn::draw;
 use burn::module::{Module, Param};
@@ -116,6 +116,10 @@ impl Method for Bdlora {
 impl Codec<AdapterHub> for Bdlora {}
 
 impl Codec<Peft> for Bdlora {
+    fn base_fields() -> &'static [BaseField] {
+        BaseField::ALL
+    }
+
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
         let read = peft::read_section(stored, FIELD)?;
         Some(read.map(|(lora, own)| Self { lora, ..own }))

@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable, SiteAdapter,
-    SiteInfo, SiteLayer, Source, named_params,
+    BaseField, Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable,
+    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -121,7 +121,9 @@ impl Method for Deft {
     }
 }
 
-peft_modules!(Deft: "DEFT");
+peft_modules!(Deft: "DEFT" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+});
 
 /// The update of one layer.
 #[derive(Module, Debug)]

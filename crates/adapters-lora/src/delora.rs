@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
-    ModulePatterns, NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    BaseField, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight,
+    Method, ModulePatterns, NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
 use adapters_methods::{ByModule, ModuleFields, PeftModules, peft_modules};
 use adapters_nn::ops::project;
@@ -105,7 +105,9 @@ impl ModulePatterns for Delora {
     }
 }
 
-peft_modules!(Delora: "DELORA");
+peft_modules!(Delora: "DELORA" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+});
 
 /// The update of one layer.
 #[derive(Module, Debug)]

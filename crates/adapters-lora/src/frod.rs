@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host, LinearState,
+    AdapterHub, BaseField, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host, LinearState,
     LinearWeight, Method, NamedParams, NotMergeable, ParamId, Peft, Shared, SharedParameters, SiteAdapter, SiteInfo,
     SiteLayer, Source, StoredConfig, Tensors, named_params,
 };
@@ -321,6 +321,10 @@ impl PeftModules for Frod {
 impl Codec<AdapterHub> for Frod {}
 
 impl Codec<Peft> for Frod {
+    fn base_fields() -> &'static [BaseField] {
+        BaseField::ALL
+    }
+
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
         read_modules(Self::PEFT_TYPE, stored, PeftModules::modules)
     }

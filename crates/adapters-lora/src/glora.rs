@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NamedParams, NotMergeable,
-    SiteAdapter, SiteInfo, SiteLayer, Source,
+    BaseField, Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NamedParams,
+    NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -169,6 +169,8 @@ impl Glora {
 }
 
 peft_modules!(Glora: "GLORA" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+
     /// Zeros in place of a matrix that is turned off.
     fn is_computed(key: &str) -> bool {
         key.ends_with(".zeros")

@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable, SiteAdapter,
-    SiteInfo, SiteLayer, Source, named_params,
+    BaseField, Build, Call, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable,
+    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -119,7 +119,9 @@ impl Method for Gralora {
     }
 }
 
-peft_modules!(Gralora: "GRALORA");
+peft_modules!(Gralora: "GRALORA" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+});
 
 /// The update of one layer, cut into `k` by `k` blocks.
 #[derive(Module, Debug)]

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use adapters_core::target::{ModulePattern, Target};
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState, LinearWeight,
-    Method, NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    AdapterHub, BaseField, Build, Call, Causality, Codec, ConfigError, Effect, Error, Finisher, Host, LinearState,
+    LinearWeight, Method, NamedParams, NotMergeable, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
     config::from_fields,
 };
 use adapters_nn::ops;
@@ -181,6 +181,10 @@ impl Codec<AdapterHub> for Ia3Config {
 }
 
 impl Codec<Peft> for Ia3Config {
+    fn base_fields() -> &'static [BaseField] {
+        &[BaseField::ModulesToSave]
+    }
+
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
         stored.is_peft("IA3").then(|| {
             let (target, mut extra) = LoraTarget::from_peft(stored.fields)?;

@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    BaseField, Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -113,7 +113,9 @@ impl Method for Miss {
     }
 }
 
-peft_modules!(Miss: "MISS");
+peft_modules!(Miss: "MISS" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+});
 
 /// The name of the form with blocks.
 const BAT: &str = "bat";

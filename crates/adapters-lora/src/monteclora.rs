@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use adapters_core::config::to_fields;
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    AdapterHub, BaseField, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight,
+    Method, NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
 };
 use adapters_nn::ops::project;
 use adapters_nn::{Dropout, draw};
@@ -121,6 +121,10 @@ impl Method for Monteclora {
 impl Codec<AdapterHub> for Monteclora {}
 
 impl Codec<Peft> for Monteclora {
+    fn base_fields() -> &'static [BaseField] {
+        BaseField::ALL
+    }
+
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
         let read = peft::read_section(stored, FIELD)?;
         Some(read.map(|(lora, sampling)| Self { sampling, lora }))

@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable,
-    Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    BaseField, Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method,
+    NotMergeable, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -118,7 +118,9 @@ impl Method for Pvera {
     }
 }
 
-peft_modules!(Pvera: "PVERA");
+peft_modules!(Pvera: "PVERA" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+});
 
 impl SharedParameters for Pvera {
     fn build_shared(&self, build: &Build<'_>) -> Result<Shared, Error> {

@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NotMergeable,
-    Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    BaseField, Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method,
+    NotMergeable, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -122,6 +122,8 @@ impl Method for Randlora {
 }
 
 peft_modules!(Randlora: "RANDLORA" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+
     /// The shared matrices again, at every module.
     fn is_computed(key: &str) -> bool {
         [A, B].iter().any(|name| key.strip_suffix(name).is_some_and(|path| path.ends_with('.')))

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, ParamId, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source,
+    BaseField, Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method,
+    NamedParams, NotMergeable, ParamId, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -144,7 +144,9 @@ impl Method for Tinylora {
     }
 }
 
-peft_modules!(Tinylora: "TINYLORA");
+peft_modules!(Tinylora: "TINYLORA" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+});
 
 /// The numbers that train, one vector for each layer or for several.
 #[derive(Module, Debug)]

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method, NamedParams,
-    NotMergeable, ParamId, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    BaseField, Build, Call, Capabilities, Causality, ConfigError, Effect, Error, LinearState, LinearWeight, Method,
+    NamedParams, NotMergeable, ParamId, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source,
+    named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -156,6 +157,8 @@ impl Method for Unilora {
 }
 
 peft_modules!(Unilora: "UNILORA" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+
     /// The choice under the names of live modules, which follows from the seed.
     fn is_computed(key: &str) -> bool {
         key.contains(".unilora_indices_") || key.contains(".unilora_scales_")

@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
-    NotMergeable, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    BaseField, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight,
+    Method, NotMergeable, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -133,7 +133,9 @@ impl Method for Vblora {
     }
 }
 
-peft_modules!(Vblora: "VBLORA");
+peft_modules!(Vblora: "VBLORA" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+});
 
 impl SharedParameters for Vblora {
     fn owns(&self, param: &str) -> bool {

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use adapters_core::config::to_fields;
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight, Method,
-    NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    AdapterHub, BaseField, Build, Call, Causality, Codec, ConfigError, Effect, Error, Host, LinearState, LinearWeight,
+    Method, NamedParams, NotMergeable, ParamId, Peft, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
 };
 use adapters_nn::draw;
 use adapters_nn::ops::project;
@@ -118,6 +118,10 @@ impl Method for Velora {
 impl Codec<AdapterHub> for Velora {}
 
 impl Codec<Peft> for Velora {
+    fn base_fields() -> &'static [BaseField] {
+        BaseField::ALL
+    }
+
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
         let read = peft::read_section(stored, FIELD)?;
         Some(read.map(|(lora, compression)| Self { compression, lora }))

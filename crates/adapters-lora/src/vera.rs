@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host, LinearState,
+    AdapterHub, BaseField, Build, Call, Capabilities, Causality, Codec, ConfigError, Effect, Error, Host, LinearState,
     LinearWeight, Method, NamedParams, NotMergeable, Peft, Shared, SharedParameters, SiteAdapter, SiteInfo, SiteLayer,
     Source, StoredConfig,
     config::{from_fields, to_fields},
@@ -399,6 +399,10 @@ const PEFT: &peft::Names = &[
 ];
 
 impl Codec<Peft> for VeraConfig {
+    fn base_fields() -> &'static [BaseField] {
+        BaseField::ALL
+    }
+
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
         stored.is_peft("VERA").then(|| {
             let (target, mut rest) = LoraTarget::from_peft(stored.fields)?;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use adapters_core::config::{from_fields, to_fields};
 use adapters_core::target::{ModuleTarget, Target};
-use adapters_core::{ConfigError, Format, Host, Role, SiteInfo, StoredConfig};
+use adapters_core::{BaseField, ConfigError, Format, Host, Role, SiteInfo, StoredConfig};
 
 use crate::module_fields::ModuleFields;
 
@@ -18,6 +18,9 @@ pub type Fields = Map<String, Value>;
 pub trait PeftModules: Clone + Serialize + DeserializeOwned {
     /// Peft's name, e.g. `"LOHA"`.
     const PEFT_TYPE: &'static str;
+
+    /// See [`Codec::base_fields`](adapters_core::Codec::base_fields).
+    const BASE_FIELDS: &'static [BaseField] = &[BaseField::ModulesToSave];
 
     /// Which modules are adapted.
     fn modules(&self) -> &ModuleFields;
@@ -86,8 +89,8 @@ pub fn name_modules(name: &str, modules: &mut ModuleFields, sites: &[&SiteInfo],
 }
 
 /// Implements [`PeftModules`](crate::PeftModules) and both codecs for a configuration with a field `targets` of
-/// [`ModuleFields`](crate::ModuleFields): `peft_modules!(Loha: "LOHA");`. Functions of the trait with a default may
-/// follow in braces.
+/// [`ModuleFields`](crate::ModuleFields): `peft_modules!(Loha: "LOHA");`. What has a default in the
+/// trait may follow in braces.
 #[macro_export]
 macro_rules! peft_modules {
     ($config:ty: $peft_type:literal $({ $($override:tt)* })?) => {
@@ -112,6 +115,10 @@ macro_rules! peft_modules {
                 stored: &$crate::core::StoredConfig<'_>,
             ) -> ::std::option::Option<::std::result::Result<Self, $crate::core::ConfigError>> {
                 $crate::read_modules(<Self as $crate::PeftModules>::PEFT_TYPE, stored, $crate::PeftModules::modules)
+            }
+
+            fn base_fields() -> &'static [$crate::core::BaseField] {
+                <Self as $crate::PeftModules>::BASE_FIELDS
             }
 
             fn write(

@@ -3,61 +3,13 @@
 use adapters_core::config::{from_fields, to_fields};
 use adapters_core::target::{ModulePattern, ModuleTarget, Target};
 use adapters_core::{
-    AnyMethod, Build, Capabilities, ConfigError, ConfigString, ErasedMethod, Error, Format, Host, SiteInfo, SiteLayer,
-    Tensors,
+    AnyMethod, BaseField, Build, Capabilities, ConfigError, ConfigString, ErasedMethod, Error, Format, Host, SiteInfo,
+    SiteLayer, Tensors,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::copies::{BASE_BIAS, bias_copy_of, copy_of, with_bias_copy};
-
-/// Methods whose peft class has the field `bias`.
-const BIASED: [&str; 23] = [
-    "alora",
-    "bdlora",
-    "boft",
-    "c3a",
-    "deft",
-    "delora",
-    "fourierft",
-    "frod",
-    "glora",
-    "gralora",
-    "hra",
-    "kasa",
-    "miss",
-    "monteclora",
-    "oft",
-    "pvera",
-    "randlora",
-    "tinylora",
-    "unilora",
-    "vblora",
-    "velora",
-    "vera",
-    "waveft",
-];
-
-/// Further ones whose peft class has the field `modules_to_save`.
-const SAVING: [&str; 17] = [
-    "adalora",
-    "adamss",
-    "beft",
-    "hira",
-    "ia3",
-    "lily",
-    "ln_tuning",
-    "loha",
-    "lokr",
-    "osf",
-    "peanut",
-    "poly",
-    "psoft",
-    "road",
-    "shadow",
-    "shira",
-    "supertuning",
-];
 
 /// What trains next to the layers of a method, as peft's configurations say it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -95,11 +47,10 @@ impl Copies {
         self.bias.as_deref() == Some("all")
     }
 
-    /// Whether peft's class of a method has the fields, and the method here none of its own.
-    fn fit(&self, method: &str) -> bool {
-        let is_biased = BIASED.contains(&method);
-        let biases = |bias: &String| is_biased && (bias == "all" || bias.ends_with("_only"));
-        let saves = is_biased || SAVING.contains(&method);
+    /// Whether the format has these fields with a method, and the method none of its own.
+    fn fit(&self, fields: &[BaseField]) -> bool {
+        let biases = |bias: &String| fields.contains(&BaseField::Bias) && (bias == "all" || bias.ends_with("_only"));
+        let saves = fields.contains(&BaseField::ModulesToSave);
         self.bias.as_ref().is_none_or(biases) && (self.modules_to_save.is_none() || saves)
     }
 }
@@ -125,7 +76,7 @@ impl WithCopies {
         let mut others = fields.clone();
         if let Some(copies) = Copies::taken_from(&mut others) {
             let method = make(others)?;
-            if copies.fit(method.name()) {
+            if copies.fit(method.base_fields(Format::Peft)) {
                 return Ok(AnyMethod::erased(Self { method, copies }));
             }
         }

@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    SiteAdapter, SiteInfo, SiteLayer, named_params,
+    BaseField, Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    NotMergeable, SiteAdapter, SiteInfo, SiteLayer, named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -96,7 +96,9 @@ impl Method for Boft {
     }
 }
 
-peft_modules!(Boft: "BOFT");
+peft_modules!(Boft: "BOFT" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+});
 
 /// The rotation of one layer's input and the scale of its output.
 #[derive(Module, Debug)]

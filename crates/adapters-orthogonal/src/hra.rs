@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    SiteAdapter, SiteInfo, SiteLayer, named_params,
+    BaseField, Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    NotMergeable, SiteAdapter, SiteInfo, SiteLayer, named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -76,7 +76,9 @@ impl Method for Hra {
     }
 }
 
-peft_modules!(Hra: "HRA");
+peft_modules!(Hra: "HRA" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+});
 
 /// The reflections of one layer's input.
 #[derive(Module, Debug)]

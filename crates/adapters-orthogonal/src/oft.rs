@@ -2,9 +2,9 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Attached, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight,
-    Method, NotMergeable, ParamValues, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Tensors, TrainingSchedule,
-    named_params,
+    Attached, BaseField, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState,
+    LinearWeight, Method, NotMergeable, ParamValues, Scheduled, SiteAdapter, SiteInfo, SiteLayer, Tensors,
+    TrainingSchedule, named_params,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{PeftModules, peft_modules};
@@ -123,7 +123,9 @@ impl Method for Oft {
     }
 }
 
-peft_modules!(Oft: "OFT");
+peft_modules!(Oft: "OFT" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+});
 
 impl Scheduled for Oft {
     fn schedule(&self, _adapter: &Attached, _steps: u64) -> Box<dyn TrainingSchedule> {

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use adapters_core::config::to_fields;
 use adapters_core::target::Target;
 use adapters_core::{
-    AdapterHub, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, LinearState, LinearWeight,
-    Method, NamedParams, NotMergeable, ParamId, Peft, Role, SiteAdapter, SiteInfo, SiteLayer, Source, StoredConfig,
+    AdapterHub, BaseField, Build, Call, Causality, Codec, ConfigError, Effect, Erased, Error, Host, LinearState,
+    LinearWeight, Method, NamedParams, NotMergeable, ParamId, Peft, Role, SiteAdapter, SiteInfo, SiteLayer, Source,
+    StoredConfig,
 };
 use adapters_methods::ModuleFields;
 use adapters_methods::{name_modules, read_modules};
@@ -177,6 +178,10 @@ const PEFT_TYPE: &str = "PSOFT";
 impl Codec<AdapterHub> for Psoft {}
 
 impl Codec<Peft> for Psoft {
+    fn base_fields() -> &'static [BaseField] {
+        &[BaseField::ModulesToSave]
+    }
+
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {
         read_modules(PEFT_TYPE, stored, |config: &Self| &config.targets)
     }

@@ -2,8 +2,8 @@
 
 use adapters_core::target::Target;
 use adapters_core::{
-    Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
-    ModulePatterns, NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    BaseField, Build, Call, Capabilities, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight,
+    Method, ModulePatterns, NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
 use adapters_methods::{ByModule, ModuleFields, PeftModules, peft_modules};
 use adapters_nn::ops::project;
@@ -119,6 +119,8 @@ impl ModulePatterns for Fourierft {
 }
 
 peft_modules!(Fourierft: "FOURIERFT" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+
     /// Indices of the coefficients, which follow from the seed.
     fn is_computed(key: &str) -> bool {
         key.ends_with(".indices")

@@ -1,8 +1,8 @@
 //! WaveFT: an update with few wavelet coefficients.
 
 use adapters_core::{
-    Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method, NotMergeable,
-    SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
+    BaseField, Build, Call, Causality, ConfigError, Effect, Erased, Error, LinearState, LinearWeight, Method,
+    NotMergeable, SiteAdapter, SiteInfo, SiteLayer, Source, named_params,
 };
 use adapters_core::{target::Target, target::pattern_value};
 use adapters_methods::ModuleFields;
@@ -153,6 +153,8 @@ impl Method for Waveft {
 }
 
 peft_modules!(Waveft: "WAVEFT" {
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
+
     /// Indices of the coefficients, which follow from the seed.
     fn is_computed(key: &str) -> bool {
         key.contains(".waveft_indices")

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::method::build::Build;
 use crate::method::capability::Capabilities;
-use crate::method::codec::Tensors;
+use crate::method::codec::{BaseField, Tensors};
 use crate::method::shared::Shared;
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
@@ -103,6 +103,11 @@ pub trait ErasedMethod: Any + Debug + Send + Sync {
     ///
     /// [`Error::Config`] where the format cannot express it.
     fn write(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error>;
+
+    /// See [`Codec::base_fields`](crate::Codec::base_fields).
+    fn base_fields(&self, _format: Format) -> &'static [BaseField] {
+        &[]
+    }
 
     /// See [`Codec::key`](crate::Codec::key).
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String;

@@ -13,6 +13,20 @@ use crate::host::Host;
 /// Tensors of a file by key.
 pub type Tensors = BTreeMap<String, TensorData>;
 
+/// A field of a configuration for parameters of the base that train next to the layers of any method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseField {
+    /// `bias`: those of linear layers and normalizations.
+    Bias,
+    /// `modules_to_save`: whole modules, in copies.
+    ModulesToSave,
+}
+
+impl BaseField {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Bias, Self::ModulesToSave];
+}
+
 /// How a method is stored in one file format: its configuration object, and the keys of its parameters.
 ///
 /// Every function has a default, so that a method which a format does not have writes
@@ -25,6 +39,11 @@ pub trait Codec<F: FileFormat>: Sized {
 
     /// Our names of the fields that the format has other names for, and those names: errors of a file have these.
     fn names() -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
+    /// The fields that the format has for what trains next to the layers of this method, where the method reads none of them itself.
+    fn base_fields() -> &'static [BaseField] {
         &[]
     }
 

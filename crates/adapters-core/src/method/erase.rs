@@ -10,7 +10,7 @@ use crate::method::Method;
 use crate::method::any::{AnyMethod, ErasedMethod};
 use crate::method::build::Build;
 use crate::method::capability::Capabilities;
-use crate::method::codec::{Codec, Tensors};
+use crate::method::codec::{BaseField, Codec, Tensors};
 use crate::method::site_layer::SiteLayer;
 use crate::method::target::Target;
 
@@ -81,6 +81,10 @@ impl<M: Method> ErasedMethod for M {
 
     fn write(&self, format: Format, sites: &[&SiteInfo], host: &dyn Host) -> Result<Map<String, Value>, Error> {
         Error::in_config(M::NAME, by_format!(format, write(self, sites, host)))
+    }
+
+    fn base_fields(&self, format: Format) -> &'static [BaseField] {
+        by_format!(format, base_fields())
     }
 
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
