@@ -71,7 +71,7 @@ impl Attached {
     ) -> Result<Self, Error> {
         let build = Build { seed, device, host };
         let mut adapter = Self::new(name, method, host, Vec::new());
-        let (heads, sites): (Vec<_>, Vec<_>) = sites.into_iter().partition(|info| info.tied_to.is_some());
+        let (uses, sites): (Vec<_>, Vec<_>) = sites.into_iter().partition(|info| info.tied_to.is_some());
         let mut built = 0;
         for info in sites {
             let layer = adapter.method.build(&info, &build)?;
@@ -90,11 +90,18 @@ impl Attached {
             }
             adapter.layers.insert(info.site, AttachedLayer { info, layer });
         }
-        adapter.tie(host.sites().into_iter().filter(|info| info.tied_to.is_some()));
-        for info in heads {
-            if !adapter.layers.contains_key(&info.site) {
-                let layer = adapter.method.build(&info, &build)?;
-                adapter.layers.insert(info.site, AttachedLayer { info, layer });
+        // Heads first: one with parameters of its own leaves the table idle.
+        let is_head = |info: &SiteInfo| !matches!(info.kind, SiteKind::Table { .. });
+        let tied = host.sites().into_iter().filter(|info| info.tied_to.is_some());
+        let (tied_heads, tied_tables): (Vec<_>, Vec<_>) = tied.partition(is_head);
+        let (heads, tables): (Vec<_>, Vec<_>) = uses.into_iter().partition(is_head);
+        for (tied, own) in [(tied_heads, heads), (tied_tables, tables)] {
+            adapter.tie(tied);
+            for info in own {
+                if !adapter.layers.contains_key(&info.site) {
+                    let layer = adapter.method.build(&info, &build)?;
+                    adapter.layers.insert(info.site, AttachedLayer { info, layer });
+                }
             }
         }
         let shared = adapter.method.build_shared(&build)?;
