@@ -431,6 +431,11 @@ impl SiteInfo {
         )
     }
 
+    /// Whether it is an embedding table.
+    pub fn is_table(&self) -> bool {
+        matches!(self.kind, SiteKind::Table { .. })
+    }
+
     /// Sizes of a linear site, `None` for the other kinds.
     pub fn linear_dims(&self) -> Option<(usize, usize)> {
         match self.kind {

@@ -156,7 +156,7 @@ pub fn load_adapter(
 fn leave_out_what_is_absent(selection: &mut Selection, tensors: &Tensors, host: &dyn Host) {
     let selected: Vec<Site> = selection.sites.iter().map(|info| info.site).collect();
     let is_absent = |info: &mut SiteInfo| {
-        let is_second_name = info.weight_of.is_some() && matches!(info.kind, SiteKind::Table { .. });
+        let is_second_name = info.weight_of.is_some() && info.is_table();
         (is_second_name || is_outside(info, host))
             && !tensors.keys().any(|key| key.contains(&format!("{}.", info.path)))
     };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use adapters_module::{Fill, values, with_fresh_ids};
-use adapters_sites::{Role, Site, SiteInfo, SiteKind};
+use adapters_sites::{Role, Site, SiteInfo};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -91,10 +91,9 @@ impl Attached {
             adapter.layers.insert(info.site, AttachedLayer { info, layer });
         }
         // Heads first: one with parameters of its own leaves the table idle.
-        let is_head = |info: &SiteInfo| !matches!(info.kind, SiteKind::Table { .. });
         let tied = host.sites().into_iter().filter(|info| info.tied_to.is_some());
-        let (tied_heads, tied_tables): (Vec<_>, Vec<_>) = tied.partition(is_head);
-        let (heads, tables): (Vec<_>, Vec<_>) = uses.into_iter().partition(is_head);
+        let (tied_heads, tied_tables): (Vec<_>, Vec<_>) = tied.partition(|info| !info.is_table());
+        let (heads, tables): (Vec<_>, Vec<_>) = uses.into_iter().partition(|info| !info.is_table());
         for (tied, own) in [(tied_heads, heads), (tied_tables, tables)] {
             adapter.tie(tied);
             for info in own {
@@ -199,7 +198,6 @@ impl Attached {
     fn tied_layer(&self, info: &SiteInfo) -> Option<SiteLayer> {
         let table = self.layers.get(&info.tied_to?)?;
         let tied = self.method.capabilities().tied?;
-        let is_table = |info: &SiteInfo| matches!(info.kind, SiteKind::Table { .. });
         let on_table = || tied.on_tied_table(&table.layer);
         if table.info.site.role == Role::SharedTable {
             // Where no layer reads the table, nothing acts at one use of it alone.
@@ -207,12 +205,12 @@ impl Attached {
             // As in the reference, a head with parameters of its own leaves the table idle.
             let mut heads = self
                 .layers()
-                .filter(|l| l.info.tied_to == info.tied_to && !is_table(&l.info));
+                .filter(|l| l.info.tied_to == info.tied_to && !l.info.is_table());
             if heads.any(|head| tied.on_tied_head(&table.layer, &head.info).is_none()) {
                 return None;
             }
         }
-        match is_table(info) {
+        match info.is_table() {
             true => on_table(),
             false => tied.on_tied_head(&table.layer, info),
         }
