@@ -285,7 +285,7 @@ const ORDER: &str = "scatter_index";
 
 impl Codec<Peft> for Adamss {
     fn base_fields() -> &'static [BaseField] {
-        &[BaseField::ModulesToSave]
+        Self::BASE_FIELDS
     }
 
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {

@@ -308,6 +308,7 @@ fn layer_number(path: &str, otherwise: usize) -> usize {
 
 impl PeftModules for Frod {
     const PEFT_TYPE: &'static str = "FROD";
+    const BASE_FIELDS: &'static [BaseField] = BaseField::ALL;
 
     fn modules(&self) -> &ModuleFields {
         &self.targets
@@ -322,7 +323,7 @@ impl Codec<AdapterHub> for Frod {}
 
 impl Codec<Peft> for Frod {
     fn base_fields() -> &'static [BaseField] {
-        BaseField::ALL
+        Self::BASE_FIELDS
     }
 
     fn read(stored: &StoredConfig<'_>) -> Option<Result<Self, ConfigError>> {

@@ -1,4 +1,4 @@
-//! A method of peft's, and modules of the base that train next to its layers.
+//! A method of peft next to whose layers biases and whole modules of the base model train: the fields `bias` and `modules_to_save`.
 
 use adapters_core::config::{from_fields, to_fields};
 use adapters_core::target::{ModulePattern, ModuleTarget, Target};
@@ -24,7 +24,8 @@ struct Copies {
 }
 
 impl Copies {
-    /// Takes what trains besides out of the fields of a configuration; `None` where there is nothing, or nothing that can be read.
+    /// Takes `bias` and `modules_to_save` out of the fields of a configuration; `None` where neither asks for anything, or one is not of
+    /// its type.
     fn taken_from(fields: &mut Map<String, Value>) -> Option<Self> {
         let own = ["bias", "modules_to_save"].map(|field| fields.shift_remove_entry(field));
         let mut copies: Self = from_fields(own.into_iter().flatten().collect()).ok()?;
@@ -47,7 +48,7 @@ impl Copies {
         self.bias.as_deref() == Some("all")
     }
 
-    /// Whether the format has these fields with a method, and the method none of its own.
+    /// Whether `fields`, which peft has for a method, include those that are set here.
     fn fit(&self, fields: &[BaseField]) -> bool {
         let biases = |bias: &String| fields.contains(&BaseField::Bias) && (bias == "all" || bias.ends_with("_only"));
         let saves = fields.contains(&BaseField::ModulesToSave);
@@ -63,8 +64,8 @@ pub(crate) struct WithCopies {
 }
 
 impl WithCopies {
-    /// The method that `make` makes of fields, with the copies that they ask for next to it, if peft has these with it. Else all the
-    /// fields are its own, and it refuses what it does not know.
+    /// The method that `make` makes of the fields. Where they have `bias` or `modules_to_save`, and peft has these for the method, it gets
+    /// the copies next to it; otherwise it is given these fields, too, and refuses them if it does not know them.
     ///
     /// # Errors
     ///
@@ -91,6 +92,11 @@ impl WithCopies {
     /// Whether the method has a layer at a site. What is saved is not adapted, as in peft.
     fn adapts(&self, site: &SiteInfo) -> Result<bool, Error> {
         Ok(!self.saves(site)? && self.method.target().covers(site)?)
+    }
+
+    /// Whether a parameter at a site is one of the method, and none of a copy.
+    fn owns(&self, site: &SiteInfo, param: &str) -> bool {
+        param != BASE_BIAS && self.adapts(site).unwrap_or(false)
     }
 
     fn refuse(&self, site: &SiteInfo, reason: &str) -> Error {
@@ -161,14 +167,14 @@ impl ErasedMethod for WithCopies {
     }
 
     fn key(&self, format: Format, site: &SiteInfo, adapter: &str, param: &str) -> String {
-        match param != BASE_BIAS && self.adapts(site).unwrap_or(false) {
+        match self.owns(site, param) {
             true => self.method.key(format, site, adapter, param),
             false => format!("{}.{param}", site.path),
         }
     }
 
     fn stored_shape(&self, format: Format, site: &SiteInfo, param: &str, shape: Vec<usize>) -> Vec<usize> {
-        match param != BASE_BIAS && self.adapts(site).unwrap_or(false) {
+        match self.owns(site, param) {
             true => self.method.stored_shape(format, site, param, shape),
             false => shape,
         }

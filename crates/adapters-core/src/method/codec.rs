@@ -13,7 +13,7 @@ use crate::host::Host;
 /// Tensors of a file by key.
 pub type Tensors = BTreeMap<String, TensorData>;
 
-/// A field of a configuration for parameters of the base that train next to the layers of any method.
+/// A configuration field that trains parameters of the base model next to the layers of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BaseField {
     /// `bias`: those of linear layers and normalizations.
@@ -37,12 +37,13 @@ pub trait Codec<F: FileFormat>: Sized {
         None
     }
 
-    /// Our names of the fields that the format has other names for, and those names: errors of a file have these.
+    /// Fields that have another name in files of the format: the name of the field in the configuration, and the one in the file. Errors
+    /// about a file use the latter.
     fn names() -> &'static [(&'static str, &'static str)] {
         &[]
     }
 
-    /// The fields that the format has for what trains next to the layers of this method, where the method reads none of them itself.
+    /// Which of these fields the format has for this method, if the method does not read them itself.
     fn base_fields() -> &'static [BaseField] {
         &[]
     }

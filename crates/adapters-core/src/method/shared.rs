@@ -71,8 +71,8 @@ impl Shared {
         self
     }
 
-    /// The parameters of type `P`; `None` for an adapter that was built without them. Nothing, `()`, is always there, and so are all
-    /// of them together, for a layer around those of other methods.
+    /// The parameters of type `P`; `None` for an adapter that was built without them. `()` is always there, for
+    /// layers that share nothing, and so is [`Shared`](Self) itself, for a layer that wraps a layer of another method.
     pub fn get<P: 'static>(&self) -> Option<&P> {
         const NOTHING: &dyn Any = &();
         let modules = self.modules.iter().map(|module| module.as_any());

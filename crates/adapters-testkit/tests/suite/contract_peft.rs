@@ -28,8 +28,7 @@ fn beft() {
     check("beft", PEFT);
 }
 
-/// Biases of the base and copies of its modules train next to the layers of the methods that have the fields in peft. All biases, that of
-/// a pooler too, train in the golden case `peft_boft_copies`.
+/// Biases of the base and copies of its modules train next to the layers of the methods that have the fields in peft.
 #[test]
 fn biases_and_modules_train_next_to_layers() {
     check("boft[bias=boft_only]", PEFT);
@@ -47,6 +46,20 @@ fn biases_and_modules_train_next_to_layers() {
         "ia3[target_modules=[key,value],modules_to_save=[attention.output.LayerNorm]]",
         PEFT,
     );
+}
+
+/// The pooler's bias, which no output needs, has no gradient here; the golden case `peft_boft_copies` has that of every other.
+#[test]
+fn all_biases_train_next_to_layers() {
+    let bench = Bench::new(2, 4, 5, &Device::flex());
+    let config = "boft[bias=all]";
+    contract::identity_at_init(&bench, config, true);
+    contract::merged_equals_unmerged(&bench, config);
+    contract::save_load_same_output(&bench, config, Format::Peft);
+    let trained = bench.attach(config);
+    let biases = trained.params().filter(|param| param.param.ends_with("bias")).count();
+    // Six linear layers and two normalizations in each of two layers, the embeddings' normalization and the pooler.
+    assert_eq!(biases, 2 * 8 + 2);
 }
 
 #[test]
