@@ -210,6 +210,10 @@ pub(crate) struct PredictArgs {
     pub(crate) json: bool,
 }
 
+/// Options that are not for sounds. clap does not ask for `--audio`, which an option requires, where one of those that `--audio`
+/// conflicts with is given: the option conflicts with them itself, too.
+const OPTIONS_OF_TEXTS: [&str; 4] = ["prompt", "chat", "messages", "system"];
+
 /// `adapters generate`
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(&[
@@ -236,14 +240,13 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["audio", "plain"], help_heading = "Prompt")]
     pub(crate) tools: Option<PathBuf>,
     /// WAV file whose words a speech model writes (repeatable; at the model's sampling rate, at most 30 seconds).
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat", "system"], help_heading = "Prompt")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = OPTIONS_OF_TEXTS, help_heading = "Prompt")]
     pub(crate) audio: Vec<PathBuf>,
     /// Language that is spoken, e.g. en [default: the one in the model's files].
-    // What an option requires is not required where it conflicts with another: so that one conflicts, too.
-    #[arg(long, value_name = "CODE", requires = "audio", conflicts_with_all = ["prompt", "chat", "messages", "system"], help_heading = "Prompt")]
+    #[arg(long, value_name = "CODE", requires = "audio", conflicts_with_all = OPTIONS_OF_TEXTS, help_heading = "Prompt")]
     pub(crate) language: Option<String>,
     /// Write English, whatever language is spoken.
-    #[arg(long, requires = "audio", conflicts_with_all = ["prompt", "chat", "messages", "system"], help_heading = "Prompt")]
+    #[arg(long, requires = "audio", conflicts_with_all = OPTIONS_OF_TEXTS, help_heading = "Prompt")]
     pub(crate) translate: bool,
     /// Treat each prompt as a chat message and apply the model's chat template [default if the adapter was trained on
     /// chats].
@@ -555,7 +558,8 @@ mod tests {
             }
         }
     }
-    /// An option that needs another one is not left out because that one conflicts with a third.
+
+    /// Also where another option that is given conflicts with the one that is needed.
     #[test]
     fn options_without_what_they_need_are_refused() {
         for (options, accepted) in [

@@ -151,8 +151,8 @@ pub(crate) fn check_new(out: &Path) -> Result<(), Failure> {
     ))
 }
 
-/// Checks that an output file is new, or replaces one of its kind, by the bytes that `begins` accepts, and no link, no device, and no
-/// file of another kind: the data or the weights that the command reads, for example.
+/// Checks that an output file does not exist, or is a regular file that is empty or whose first bytes `begins` accepts as those of such
+/// a file: links, devices, and files of another kind, such as the data or the weights that the command reads, are not replaced.
 pub(crate) fn check_file(path: &Path, begins: impl Fn(&[u8]) -> bool) -> Result<(), Failure> {
     let refuse = |what: &str| {
         Err(Failure::new(
@@ -170,7 +170,7 @@ pub(crate) fn check_file(path: &Path, begins: impl Fn(&[u8]) -> bool) -> Result<
     };
     match first.is_empty() || begins(&first) {
         true => Ok(()),
-        false => refuse("holds something else"),
+        false => refuse("is a file of another kind"),
     }
 }
 

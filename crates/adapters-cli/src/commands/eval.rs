@@ -106,7 +106,7 @@ fn check_outputs(args: &EvalArgs, loaded: &Loaded) -> Result<Option<[PathBuf; 2]
                 let why = format!("--logits is given, and {task} has as many outputs as an input has tokens");
                 return Err(refuse(why));
             }
-            // Behind the length of its header, a file of scores has no tensor in front of them.
+            // The header, behind the eight bytes of its length, begins with the scores.
             _ => folders::check_file(path, |bytes| {
                 bytes
                     .get(8..)
@@ -126,12 +126,11 @@ fn check_outputs(args: &EvalArgs, loaded: &Loaded) -> Result<Option<[PathBuf; 2]
         )));
     }
     let files = ["svg", "png"].map(|ending| path.with_added_extension(ending));
+    let data = args.data.canonicalize().ok().filter(|data| data.is_dir());
     for (file, begins) in files.iter().zip([&b"<svg"[..], b"\x89PNG"]) {
-        let of_data = args.data.is_dir()
-            && file.canonicalize().is_ok_and(|file| {
-                let data = args.data.canonicalize();
-                data.is_ok_and(|data| file.starts_with(data))
-            });
+        // A picture in a folder of data is one of the data.
+        let place = data.as_ref().zip(file.canonicalize().ok());
+        let of_data = place.is_some_and(|(data, file)| file.starts_with(data));
         folders::check_file(file, |bytes| bytes.starts_with(begins) && !of_data)?;
     }
     Ok(Some(files))
