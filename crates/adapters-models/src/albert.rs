@@ -94,13 +94,7 @@ fn build(config: AlbertConfig, path: &Path, weights: &mut Weights) -> Result<Enc
         format!("at most num_hidden_layers = {passes}"),
         groups,
     )?;
-    let made = groups * inner;
-    check.require(
-        made <= 1 << 12,
-        "inner_group_num",
-        "at most 4096 layers in all groups",
-        made,
-    )?;
+    check.layers([("num_hidden_groups * inner_group_num", groups * inner)])?;
     let options = StandardOptions {
         names: LAYER,
         // As AdapterHub's library calls its adapters there.

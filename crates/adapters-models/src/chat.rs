@@ -201,7 +201,7 @@ impl ChatTemplate {
         };
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
-        // So that errors know the names in the template. It is the default of builds with debug assertions alone.
+        // Errors name the variable and the line of the template then. By default they do in builds with debug assertions only.
         environment.set_debug(true);
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| self.refuse(&error))?);

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::error::ModelError;
 use crate::image_size::ImageSize;
 use crate::model::Model;
-use crate::transformer::{EncoderDecoder, ModelInfo};
+use crate::transformer::ModelInfo;
 
 const PADDING: &str = "pad_token_id";
 
@@ -89,19 +89,15 @@ impl<'a> ConfigCheck<'a> {
     /// [`ModelError::Config`] naming the field.
     pub(crate) fn special_tokens(&self, model: &Model) -> Result<(), ModelError> {
         let ModelInfo { pad_id, vocab_size, .. } = model.info();
-        let start = model.encoder_decoder().ok().map(EncoderDecoder::start_id);
-        let tokens = [(PADDING, Some(pad_id)), ("decoder_start_token_id", start)];
-        // A model that reads no text has none.
-        for (field, id) in tokens.into_iter().filter(|_| vocab_size > 0) {
-            let Some(id) = id else { continue };
-            self.require(
-                id < vocab_size,
-                field,
-                format!("a token id below vocab_size = {vocab_size}"),
-                id,
-            )?;
+        if vocab_size == 0 {
+            // It reads no text.
+            return Ok(());
         }
-        Ok(())
+        let start = model.encoder_decoder().ok();
+        let start = start.map(|model| ("decoder_start_token_id", model.start_id()));
+        let expected = format!("a token id below vocab_size = {vocab_size}");
+        let mut tokens = [(PADDING, pad_id)].into_iter().chain(start);
+        tokens.try_for_each(|(field, id)| self.require(id < vocab_size, field, expected.as_str(), id))
     }
 
     /// An error unless `holds`.

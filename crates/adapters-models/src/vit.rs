@@ -38,7 +38,7 @@ impl Default for VitConfig {
 /// ViT: embeddings, layers, a final normalization and a pooler.
 pub type VitModel = VisionEncoder<Vec<StandardLayer>, Pooler>;
 
-pub(crate) const NAMES: EncoderNames = EncoderNames {
+const NAMES: EncoderNames = EncoderNames {
     model_type: "vit",
     class_name: "ViTModel",
     prefix: VitModel::PREFIX,

@@ -20,8 +20,8 @@ pub fn base_name(model: &str) -> String {
 }
 
 /// Writes the name of the base into the configuration of an adapter folder, and in PEFT's format the `task_type`, which decides
-/// the class that opens the folder; one that is there stays where none is given, and so does the class of a masked language model. Without any, a `class` that is for a task itself is
-/// named, as PEFT does. Returns the `task_type` that the folder has.
+/// the class that opens the folder; one that is there stays where none is given, and so does the class of a masked language model.
+/// Without any, a `class` that is for a task itself is named, as PEFT does. Returns the `task_type` that the folder has.
 ///
 /// # Errors
 ///

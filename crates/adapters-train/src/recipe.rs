@@ -194,8 +194,8 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// [`TrainError::ReadRecipe`], [`TrainError::Data`] for a file that is no text, [`TrainError::Recipe`] with line and column, [`TrainError::Override`],
-    /// [`TrainError::Value`].
+    /// [`TrainError::ReadRecipe`], [`TrainError::Data`] for a file that is no text, [`TrainError::Recipe`] with line and column,
+    /// [`TrainError::Override`], [`TrainError::Value`].
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
         let bytes = fs::read(path).map_err(|source| TrainError::ReadRecipe {
             path: path.to_owned(),

@@ -219,7 +219,7 @@ impl Weights {
     /// unless it has none. The kernel is `[channels, sizes..]`.
     pub fn convolution(&mut self, path: &str, bias: bool, kernel: &[usize], d_out: usize) -> Linear {
         let shape = [&[d_out], kernel].concat();
-        // More than there are numbers for fits no tensor of a file.
+        // A product beyond `usize` is the size of no tensor of a file, and is refused with it.
         let laid_out = [
             kernel.iter().fold(1, |all: usize, size| all.saturating_mul(*size)),
             d_out,

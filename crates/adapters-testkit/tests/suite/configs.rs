@@ -1,14 +1,13 @@
 //! The configuration objects of the golden cases are written back as they were read.
 
-use std::error::Error;
 use std::fs;
-use std::iter::successors;
 use std::path::{Path, PathBuf};
 
 use adapters::METHODS;
 use adapters::core::StoredConfig;
 use adapters::models::Pretrained;
 use adapters::{AdapterSet, Format, Host, method};
+use adapters_testkit::golden::chain;
 use burn::tensor::Device;
 use serde_json::{Value, json};
 
@@ -99,10 +98,7 @@ fn a_field_of_peft_is_named_as_in_the_file() {
             version: None,
             versioned: false,
         };
-        METHODS.read(&stored).map(drop).map_err(|error| {
-            let causes = successors(Some(&error as &dyn Error), |&error| error.source());
-            causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-        })
+        METHODS.read(&stored).map(drop).map_err(|error| chain(&error))
     };
     let lora = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_dropout": 0.0, "target_modules": ["query"]});
     let vera = json!({"peft_type": "VERA", "r": 2, "d_initial": 0.1, "vera_dropout": 0.0, "target_modules": ["query"]});

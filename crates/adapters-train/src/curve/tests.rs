@@ -17,6 +17,20 @@ fn drawn(curve: &Curve) -> (String, Vec<u8>) {
     (fs::read_to_string(svg).unwrap(), fs::read(png).unwrap())
 }
 
+/// The lines of the large picture become soft when it is scaled down: there are more shades of gray than the colors that are drawn.
+#[test]
+fn a_bitmap_is_scaled_down_and_not_cut() {
+    let (_, png) = drawn(&run(20));
+    let picture = image::load_from_memory(&png).unwrap().into_rgb8();
+    assert_eq!(picture.dimensions(), (1000, 420));
+    let gray = picture
+        .pixels()
+        .map(|pixel| pixel.0)
+        .filter(|[r, g, b]| r.abs_diff(*g) < 20 && g.abs_diff(*b) < 20);
+    let shades: std::collections::HashSet<u8> = gray.map(|[r, ..]| r).collect();
+    assert!(shades.len() > 50, "{} shades", shades.len());
+}
+
 /// A run like those of the sentence-sentiment task.
 fn run(steps: u32) -> Curve {
     let mut noise = 1u32;
@@ -171,4 +185,6 @@ fn a_picture_that_cannot_be_written_is_an_error() {
     let png = folder.path().join("curve.png");
     let absent = folder.path().join("absent").join("curve.svg");
     assert!(matches!(draw(&run(20), &absent, &png), Err(CurveError::Write(_))));
+    let (svg, absent) = (folder.path().join("curve.svg"), absent.with_extension("png"));
+    assert!(matches!(draw(&run(20), &svg, &absent), Err(CurveError::Write(_))));
 }
