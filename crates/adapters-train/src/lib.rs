@@ -66,7 +66,9 @@ pub use run::Run;
 pub use run_files::{RunFileError, Summary, Truncated};
 pub use schedule::Schedule;
 pub use task_model::TaskModel;
-pub use tasks::{Join, OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template, Usage};
+pub use tasks::{
+    Example, Join, OpenTask, TASKS, Task, TaskContext, TaskData, TaskKind, TaskName, TaskOptions, Template, Usage,
+};
 pub use trainer::Trainer;
 pub use training_loop::train;
 

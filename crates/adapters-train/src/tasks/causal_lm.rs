@@ -93,14 +93,6 @@ impl Task for CausalLmTask {
         Ok(rows)
     }
 
-    fn length(example: &Self::Example) -> usize {
-        example.ids.len()
-    }
-
-    fn truncated(example: &Self::Example) -> usize {
-        example.truncated
-    }
-
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],

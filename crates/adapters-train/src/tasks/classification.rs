@@ -1,14 +1,17 @@
-//! Classification: one class of a text, or of a pair of texts.
+//! Classification of texts, images and sounds: one class of each.
+
+use std::fmt;
 
 use adapters_core::Ctx;
-use adapters_models::Model;
 use adapters_models::heads::{HeadConfig, HeadKind, Scores, Targets};
+use adapters_models::{Input, Model, ModelKind};
 use adapters_nn::ops::cross_entropy;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::context::TaskContext;
-use super::task::{LabelField, Task};
-use super::text::{TextExample, examples, ints, text_batch};
+use super::task::{Example, LabelField, Labeled, Task};
+use super::text::ints;
+use super::usage::Usage;
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
 use crate::evaluate::{Outputs, Prediction, largest, probability};
@@ -16,42 +19,119 @@ use crate::inputs::Batch;
 use crate::metrics::{Confusion, Figures};
 use crate::task_model::TaskModel;
 
+/// What is classified. The constants are those of the [`Task`].
+pub(super) trait Subject: fmt::Debug + Send + Sync + Sized + 'static {
+    const NAME: &'static str;
+    const PIPELINE: &'static str;
+    const DATA: &'static str;
+    const MODELS: &'static [ModelKind];
+    const USAGE: Usage;
+
+    /// What the model reads of one record.
+    type Source: Example;
+
+    /// What reads the records.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError`] for files of the model that are missing or do not fit it.
+    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError>;
+
+    /// What the model reads, of each record.
+    ///
+    /// # Errors
+    ///
+    /// Those of the data and the tokenizer.
+    fn sources(records: &[Record], cx: &TaskContext<'_>) -> Result<Vec<Self::Source>, TrainError>;
+
+    /// A batch as the model reads it.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Model`] for an image or a sound that cannot be read.
+    fn input(&self, sources: &[&Self::Source], model: &Model, device: &Device) -> Result<Input, TrainError>;
+}
+
 /// Classification by cross entropy; the metric is the accuracy.
 #[derive(Debug)]
-pub(super) struct Classification(Classes);
-
-/// What classification has in common, whatever is classified.
-#[derive(Debug)]
-pub(super) struct Classes {
-    pub(super) labels: Labels,
-    pub(super) head: HeadConfig,
+pub(super) struct Classification<S> {
+    subject: S,
+    labels: Labels,
+    head: HeadConfig,
     /// How much each class weighs.
     weights: Option<Vec<f32>>,
 }
 
-impl Classes {
-    pub(super) fn new(cx: &TaskContext<'_>) -> Self {
+impl<S: Subject> Task for Classification<S> {
+    const NAME: &'static str = S::NAME;
+    const PIPELINE: Option<&'static str> = Some(S::PIPELINE);
+    const DATA: &'static str = S::DATA;
+    const MODELS: &'static [ModelKind] = S::MODELS;
+    const USAGE: Usage = S::USAGE;
+    const METRICS: &'static [&'static str] = &["accuracy", "f1", "matthews"];
+    const LABELS: usize = 1;
+    const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
+    const WEIGHS_CLASSES: bool = true;
+
+    type Example = Labeled<S::Source, usize>;
+
+    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
         let labels = cx.options.labels.clone();
         let kind = HeadKind::Classification { pooling: cx.pooling() };
-        Self {
+        Ok(Self {
+            subject: S::new(cx)?,
             head: cx.head(kind, labels.names()),
             labels,
             weights: cx.options.class_weights.clone(),
-        }
+        })
     }
 
-    pub(super) fn serves(head: &HeadConfig) -> bool {
+    fn head(&self) -> Option<HeadConfig> {
+        Some(self.head.clone())
+    }
+
+    fn serves(head: &HeadConfig) -> bool {
         matches!(head.kind, HeadKind::Classification { .. }) && !head.is_regression()
     }
 
-    /// The classes of a batch; `None` where an example has none.
-    pub(super) fn targets(classes: impl Iterator<Item = Option<usize>>, device: &Device) -> Option<Targets> {
-        let classes: Option<Vec<i64>> = classes.map(|class| Some(class? as i64)).collect();
-        classes.map(|classes| Targets::Classes(ints(classes, device)))
+    fn examples(
+        &self,
+        records: &[Record],
+        labeled: bool,
+        cx: &TaskContext<'_>,
+    ) -> Result<Vec<Self::Example>, TrainError> {
+        let field = &cx.options.fields.label;
+        let examples = S::sources(records, cx)?.into_iter().zip(records);
+        let example = |(source, record): (S::Source, &Record)| {
+            Ok(Labeled {
+                source,
+                target: record.class(field, &self.labels, labeled)?,
+            })
+        };
+        examples.map(example).collect()
+    }
+
+    fn batch(
+        &self,
+        examples: &[(usize, &Self::Example)],
+        _seed: u64,
+        model: &Model,
+        device: &Device,
+    ) -> Result<Batch, TrainError> {
+        let sources: Vec<&S::Source> = examples.iter().map(|(_, example)| &example.source).collect();
+        let classes = examples.iter().map(|(_, example)| Some(example.target? as i64));
+        let classes: Option<Vec<i64>> = classes.collect();
+        Ok(Batch {
+            input: self.subject.input(&sources, model, device)?,
+            target_positions: Vec::new(),
+            targets: classes.map(|classes| Targets::Classes(ints(classes, device))),
+            predictions: examples.len(),
+            tasks: Vec::new(),
+        })
     }
 
     /// The loss of the head. With weights, the mean over the weights of the batch, as PyTorch's `CrossEntropyLoss` has it.
-    pub(super) fn loss(
+    fn loss(
         &self,
         model: &TaskModel,
         hidden: Tensor<3>,
@@ -67,91 +147,16 @@ impl Classes {
         }
     }
 
-    pub(super) fn figures(&self, outputs: &[Outputs], targets: impl Iterator<Item = Option<usize>>) -> Option<Figures> {
+    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
+        let targets = examples.iter().map(|example| example.target);
         class_figures(outputs, targets, self.labels.names())
     }
 
     /// The likeliest class and its probability.
-    pub(super) fn describe(&self, outputs: &Outputs) -> Prediction {
+    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> Prediction {
         let class = largest(&outputs.values);
         let probability = probability(&outputs.values, class);
         Prediction::likely(self.labels.name(class), probability)
-    }
-}
-
-impl Task for Classification {
-    const NAME: &'static str = "classification";
-    const PIPELINE: Option<&'static str> = Some("text-classification");
-    const DATA: &'static str =
-        "`text` and, with `data.fields.text_pair`, a second text; `label`, a class by its name or number";
-    const METRICS: &'static [&'static str] = OF_CLASSES;
-    const LABELS: usize = 1;
-    const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
-    const WEIGHS_CLASSES: bool = true;
-
-    type Example = TextExample<usize>;
-
-    fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
-        Ok(Self(Classes::new(cx)))
-    }
-
-    fn head(&self) -> Option<HeadConfig> {
-        Some(self.0.head.clone())
-    }
-
-    fn serves(head: &HeadConfig) -> bool {
-        Classes::serves(head)
-    }
-
-    fn examples(
-        &self,
-        records: &[Record],
-        labeled: bool,
-        cx: &TaskContext<'_>,
-    ) -> Result<Vec<Self::Example>, TrainError> {
-        let field = &cx.options.fields.label;
-        examples(records, cx, |record| {
-            Ok(record.class(field, &self.0.labels, labeled)?)
-        })
-    }
-
-    fn length(example: &Self::Example) -> usize {
-        example.encoded.ids.len()
-    }
-
-    fn truncated(example: &Self::Example) -> usize {
-        usize::from(example.encoded.truncated)
-    }
-
-    fn batch(
-        &self,
-        examples: &[(usize, &Self::Example)],
-        _seed: u64,
-        model: &Model,
-        device: &Device,
-    ) -> Result<Batch, TrainError> {
-        Ok(text_batch(examples, model, device, |classes| {
-            Targets::Classes(ints(classes.into_iter().map(|class| *class as i64).collect(), device))
-        }))
-    }
-
-    fn loss(
-        &self,
-        model: &TaskModel,
-        hidden: Tensor<3>,
-        batch: &Batch,
-        cx: &mut Ctx<'_>,
-    ) -> Result<Tensor<1>, TrainError> {
-        self.0.loss(model, hidden, batch, cx)
-    }
-
-    fn figures(&self, outputs: &[Outputs], examples: &[Self::Example]) -> Option<Figures> {
-        let targets = examples.iter().map(|example| example.target);
-        self.0.figures(outputs, targets)
-    }
-
-    fn describe(&self, outputs: &Outputs, _example: &Self::Example) -> Prediction {
-        self.0.describe(outputs)
     }
 }
 
@@ -162,9 +167,6 @@ fn weighted_loss(scores: Tensor<2>, classes: Tensor<1, Int>, weights: &[f32]) ->
     let losses = cross_entropy(scores, classes);
     (losses * weights.clone()).sum() / weights.sum().clamp_min(f32::MIN_POSITIVE)
 }
-
-/// Figures of a task in which each example has one class.
-pub(super) const OF_CLASSES: &[&str] = &["accuracy", "f1", "matthews"];
 
 /// The figures of the largest outputs; `None` where an example has no target.
 fn class_figures(

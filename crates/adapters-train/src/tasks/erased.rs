@@ -18,7 +18,7 @@ use super::TASKS;
 use super::context::TaskContext;
 use super::example_store::ExampleStore;
 use super::prompts::best_fit;
-use super::task::{LabelField, Task, of_examples};
+use super::task::{Example, LabelField, Task, of_examples};
 use super::usage::Usage;
 use crate::data::Records;
 use crate::error::TrainError;
@@ -200,9 +200,9 @@ impl<T: Task> OpenTask for Opened<T> {
         let (mut lengths, mut truncated) = (Vec::new(), 0);
         for records in records.records.chunks(AT_ONCE) {
             for example in self.0.examples(records, labeled, cx)? {
-                let length = T::length(&example);
+                let length = example.length();
                 lengths.push(length);
-                truncated += T::truncated(&example);
+                truncated += example.truncated();
                 store.push(example, length)?;
             }
         }

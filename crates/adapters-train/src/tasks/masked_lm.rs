@@ -58,14 +58,6 @@ impl Task for MaskedLm {
         examples(records, cx, |_| Ok(None))
     }
 
-    fn length(example: &Self::Example) -> usize {
-        example.encoded.ids.len()
-    }
-
-    fn truncated(example: &Self::Example) -> usize {
-        usize::from(example.encoded.truncated)
-    }
-
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],
@@ -73,7 +65,7 @@ impl Task for MaskedLm {
         model: &Model,
         device: &Device,
     ) -> Result<Batch, TrainError> {
-        let rows: Vec<(usize, &Encoded)> = examples.iter().map(|(index, e)| (*index, &e.encoded)).collect();
+        let rows: Vec<(usize, &Encoded)> = examples.iter().map(|(index, e)| (*index, &e.source)).collect();
         let masked = self.masking.hide(&rows, seed);
         let rows: Vec<&Encoded> = masked.rows.iter().collect();
         let input = text_input(&rows, model, device);

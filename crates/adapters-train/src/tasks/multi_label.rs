@@ -69,14 +69,6 @@ impl Task for MultiLabel {
         })
     }
 
-    fn length(example: &Self::Example) -> usize {
-        example.encoded.ids.len()
-    }
-
-    fn truncated(example: &Self::Example) -> usize {
-        usize::from(example.encoded.truncated)
-    }
-
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],
@@ -156,7 +148,7 @@ mod tests {
             labels,
         };
         let example = |labels: Option<Vec<usize>>| TextExample {
-            encoded: Encoded {
+            source: Encoded {
                 ids: vec![1],
                 type_ids: vec![0],
                 truncated: false,

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::context::TaskContext;
-use super::task::Task;
+use super::task::{Example, Task};
 use super::text::{batch, encode, ints};
 use super::usage::Usage;
 use crate::data::{Labels, Record};
@@ -28,6 +28,16 @@ pub(super) struct Choices {
     texts: Vec<String>,
     rows: Vec<Encoded>,
     right: Option<usize>,
+}
+
+impl Example for Choices {
+    fn length(&self) -> usize {
+        self.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0)
+    }
+
+    fn truncated(&self) -> usize {
+        self.rows.iter().filter(|row| row.truncated).count()
+    }
 }
 
 impl Task for MultipleChoice {
@@ -83,14 +93,6 @@ impl Task for MultipleChoice {
             Ok(Choices { texts, rows, right })
         };
         records.iter().map(example).collect()
-    }
-
-    fn length(example: &Self::Example) -> usize {
-        example.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0)
-    }
-
-    fn truncated(example: &Self::Example) -> usize {
-        example.rows.iter().filter(|row| row.truncated).count()
     }
 
     fn batch(

@@ -7,6 +7,7 @@ use adapters_models::{ChatTemplate, Message, ModelError, Pretrained, TextTokeniz
 use serde::{Deserialize, Serialize};
 
 use super::context::{TaskContext, Template};
+use super::task::Example;
 use crate::data::{Fields, Passage, Record};
 use crate::error::TrainError;
 
@@ -149,6 +150,16 @@ pub(super) fn check_vocabulary<'i>(mut ids: impl Iterator<Item = &'i u32>, vocab
             found: id.to_string(),
         }),
         None => Ok(()),
+    }
+}
+
+impl Example for Row {
+    fn length(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn truncated(&self) -> usize {
+        self.truncated
     }
 }
 

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::context::TaskContext;
-use super::task::Task;
+use super::task::{Example, Task};
 use super::text::{batch, check, ints};
 use super::usage::Usage;
 use crate::data::Record;
@@ -130,6 +130,16 @@ fn bytes(
     }
 }
 
+impl Example for Question {
+    fn length(&self) -> usize {
+        self.encoded.length()
+    }
+
+    fn truncated(&self) -> usize {
+        self.encoded.truncated()
+    }
+}
+
 impl Task for QuestionAnswering {
     const NAME: &'static str = "question_answering";
     const PIPELINE: Option<&'static str> = Some("question-answering");
@@ -195,14 +205,6 @@ impl Task for QuestionAnswering {
             })
         };
         records.iter().map(example).collect()
-    }
-
-    fn length(example: &Self::Example) -> usize {
-        example.encoded.ids.len()
-    }
-
-    fn truncated(example: &Self::Example) -> usize {
-        usize::from(example.encoded.truncated)
     }
 
     fn batch(

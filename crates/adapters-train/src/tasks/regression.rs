@@ -52,14 +52,6 @@ impl Task for Regression {
         examples(records, cx, |record| Ok(record.number(field, labeled)?))
     }
 
-    fn length(example: &Self::Example) -> usize {
-        example.encoded.ids.len()
-    }
-
-    fn truncated(example: &Self::Example) -> usize {
-        usize::from(example.encoded.truncated)
-    }
-
     fn batch(
         &self,
         examples: &[(usize, &Self::Example)],
@@ -116,7 +108,7 @@ mod tests {
         };
         let score = |targets: &[f32], predicted: &[f32]| {
             let example = |target: &f32| TextExample {
-                encoded: Encoded {
+                source: Encoded {
                     ids: vec![1],
                     type_ids: vec![0],
                     truncated: false,

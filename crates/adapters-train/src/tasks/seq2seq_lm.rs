@@ -10,7 +10,7 @@ use super::answers::{Answers, Asked, EXACT_MATCH, ROUGE_L};
 use super::causal_lm::encoded;
 use super::context::TaskContext;
 use super::prompts::{Layout, check_vocabulary};
-use super::task::Task;
+use super::task::{Example, Task};
 use super::tokens::{self, of_tokens};
 use super::usage::Usage;
 use crate::data::{Passage, Record};
@@ -40,6 +40,16 @@ pub(super) struct Pair {
     completion: Vec<u32>,
     /// Whether one of the two was longer than the longest input.
     truncated: bool,
+}
+
+impl Example for Pair {
+    fn length(&self) -> usize {
+        self.prompt.len() + self.completion.len()
+    }
+
+    fn truncated(&self) -> usize {
+        usize::from(self.truncated)
+    }
 }
 
 impl Task for Seq2SeqLm {
@@ -113,14 +123,6 @@ impl Task for Seq2SeqLm {
             })
         };
         records.iter().map(example).collect()
-    }
-
-    fn length(example: &Self::Example) -> usize {
-        example.prompt.len() + example.completion.len()
-    }
-
-    fn truncated(example: &Self::Example) -> usize {
-        usize::from(example.truncated)
     }
 
     /// The decoder reads its start token and the completion but its last token.

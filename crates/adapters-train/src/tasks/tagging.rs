@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::context::TaskContext;
-use super::task::{LabelField, Task};
+use super::task::{Example, LabelField, Task};
 use super::text::{batch, check};
 use crate::data::{Labels, Record};
 use crate::error::TrainError;
@@ -69,6 +69,16 @@ fn spans(tags: &[String]) -> HashSet<(usize, usize, String)> {
     spans
 }
 
+impl Example for TaggedSentence {
+    fn length(&self) -> usize {
+        self.encoded.length()
+    }
+
+    fn truncated(&self) -> usize {
+        self.encoded.truncated()
+    }
+}
+
 impl Task for Tagging {
     const NAME: &'static str = "tagging";
     const PIPELINE: Option<&'static str> = Some("token-classification");
@@ -124,14 +134,6 @@ impl Task for Tagging {
             })
         };
         records.iter().map(example).collect()
-    }
-
-    fn length(example: &Self::Example) -> usize {
-        example.encoded.ids.len()
-    }
-
-    fn truncated(example: &Self::Example) -> usize {
-        usize::from(example.encoded.truncated)
     }
 
     fn batch(

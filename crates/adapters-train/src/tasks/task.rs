@@ -4,10 +4,10 @@ use std::fmt;
 
 use adapters_core::Ctx;
 use adapters_models::heads::HeadConfig;
-use adapters_models::{Model, ModelKind};
+use adapters_models::{Encoded, Model, ModelKind};
 use burn::tensor::{Device, Tensor};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::context::TaskContext;
 use super::usage::Usage;
@@ -31,6 +31,51 @@ pub(super) type LabelField = fn(&Fields) -> (&str, Option<char>);
 
 /// Makes one example of several.
 pub type Join<E> = fn(Vec<E>) -> E;
+
+/// An example as it is kept: encoded, or the file that is read for a batch. Many of them are kept in a file.
+pub trait Example: Clone + fmt::Debug + DeserializeOwned + Send + Serialize + Sync {
+    /// Its length in tokens; one for an image or a sound.
+    fn length(&self) -> usize {
+        1
+    }
+
+    /// The number of its texts of which the longest input cut something off; zero for an image or a sound.
+    fn truncated(&self) -> usize {
+        0
+    }
+}
+
+impl Example for Encoded {
+    fn length(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn truncated(&self) -> usize {
+        usize::from(self.truncated)
+    }
+}
+
+/// What a model reads, and what it should predict.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Labeled<S, T> {
+    /// What the model reads.
+    pub(crate) source: S,
+    /// What is to be predicted; `None` where it is not known.
+    pub(crate) target: Option<T>,
+}
+
+impl<S: Example, T> Example for Labeled<S, T>
+where
+    T: Clone + fmt::Debug + DeserializeOwned + Send + Serialize + Sync,
+{
+    fn length(&self) -> usize {
+        self.source.length()
+    }
+
+    fn truncated(&self) -> usize {
+        self.source.truncated()
+    }
+}
 
 /// A task.
 pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
@@ -62,8 +107,8 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     /// Fewest labels a recipe names; zero for tasks without labels.
     const LABELS: usize = 0;
 
-    /// An example, encoded; many of them are kept in a file.
-    type Example: Clone + fmt::Debug + DeserializeOwned + Send + Serialize + Sync;
+    /// One example of a data file.
+    type Example: Example;
 
     /// The task with these options.
     ///
@@ -91,14 +136,6 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
         labeled: bool,
         cx: &TaskContext<'_>,
     ) -> Result<Vec<Self::Example>, TrainError>;
-
-    /// Tokens of an example; one for an image or a sound.
-    fn length(example: &Self::Example) -> usize;
-
-    /// Texts of an example of which the longest input cut something off; none of an image or a sound.
-    fn truncated(_example: &Self::Example) -> usize {
-        0
-    }
 
     /// A batch of examples, each with its index in the file; `seed` hides tokens, where tokens are hidden.
     ///
@@ -150,7 +187,7 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
         batch_size: usize,
         device: &Device,
     ) -> Result<Evaluation, TrainError> {
-        let lengths: Vec<usize> = examples.iter().map(Self::length).collect();
+        let lengths: Vec<usize> = examples.iter().map(Example::length).collect();
         let mut outputs = vec![Outputs::default(); examples.len()];
         let (mut loss, mut predictions) = (0.0, 0usize);
         for indices in eval_batches(&lengths, batch_size) {

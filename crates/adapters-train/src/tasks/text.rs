@@ -2,44 +2,39 @@
 
 use adapters_models::{Encoded, Model};
 use burn::tensor::{Device, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
 
 use super::context::TaskContext;
+use super::task::Labeled;
 use crate::data::Record;
 use crate::error::TrainError;
 use crate::inputs::{Batch, text_input};
 
 /// An encoded text and its target.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct TextExample<T> {
-    /// Token ids.
-    pub(crate) encoded: Encoded,
-    /// What is to be predicted; `None` where it is not known.
-    pub(crate) target: Option<T>,
-}
+pub(crate) type TextExample<T> = Labeled<Encoded, T>;
 
-/// Encodes the text of each record, with the second one where the task has pairs, and reads its target.
-pub(crate) fn examples<T>(
-    records: &[Record],
-    cx: &TaskContext<'_>,
-    target: impl Fn(&Record) -> Result<Option<T>, TrainError>,
-) -> Result<Vec<TextExample<T>>, TrainError> {
+/// Encodes the text of each record, with the second one where the task has pairs.
+pub(crate) fn texts(records: &[Record], cx: &TaskContext<'_>) -> Result<Vec<Encoded>, TrainError> {
     let fields = &cx.options.fields;
     let mut texts = Vec::with_capacity(records.len());
     for record in records {
         let pair = fields.text_pair.as_ref().map(|field| record.text(field)).transpose()?;
         texts.push((record.text(&fields.text)?, pair));
     }
-    let encoded = encode(texts, records, cx)?;
-    let examples = encoded.into_iter().zip(records);
-    examples
-        .map(|(encoded, record)| {
-            Ok(TextExample {
-                encoded,
-                target: target(record)?,
-            })
-        })
-        .collect()
+    encode(texts, records, cx)
+}
+
+/// Encodes the text of each record, and reads its target.
+pub(crate) fn examples<T>(
+    records: &[Record],
+    cx: &TaskContext<'_>,
+    target: impl Fn(&Record) -> Result<Option<T>, TrainError>,
+) -> Result<Vec<TextExample<T>>, TrainError> {
+    let examples = texts(records, cx)?.into_iter().zip(records);
+    let example = |(source, record)| {
+        let target = target(record)?;
+        Ok(Labeled { source, target })
+    };
+    examples.map(example).collect()
 }
 
 /// Encodes texts of records, and refuses what the model does not have.
@@ -108,7 +103,7 @@ pub(crate) fn text_batch<T>(
     device: &Device,
     make: impl FnOnce(Vec<&T>) -> adapters_models::heads::Targets,
 ) -> Batch {
-    let rows: Vec<&Encoded> = examples.iter().map(|(_, example)| &example.encoded).collect();
+    let rows: Vec<&Encoded> = examples.iter().map(|(_, example)| &example.source).collect();
     Batch {
         targets: targets(examples).map(make),
         ..batch(&rows, examples.len(), model, device)

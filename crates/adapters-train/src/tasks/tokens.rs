@@ -6,8 +6,7 @@ use adapters_models::{Input, LinearScores};
 use adapters_nn::ops::cross_entropy;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::task::of_examples;
-use super::task::{EVALUATION, Task};
+use super::task::{EVALUATION, Example, Task, of_examples};
 use super::text::ints;
 use crate::batches::eval_batches;
 use crate::device_read;
@@ -108,7 +107,7 @@ pub(super) fn evaluate<T: Task>(
     batch_size: usize,
     device: &Device,
 ) -> Result<Evaluation, TrainError> {
-    let lengths: Vec<usize> = examples.iter().map(T::length).collect();
+    let lengths: Vec<usize> = examples.iter().map(Example::length).collect();
     let (mut loss, mut right, mut count) = (0.0, 0.0, 0usize);
     for indices in eval_batches(&lengths, batch_size) {
         let rows: Vec<_> = indices.iter().map(|index| (*index, &examples[*index])).collect();
