@@ -2,6 +2,7 @@
 
 mod absent_layers;
 mod bad_input;
+mod biases;
 mod clip;
 mod combine;
 mod composition;
