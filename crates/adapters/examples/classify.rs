@@ -47,7 +47,8 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?
     .adapter("reviews", lora, METHODS)?
     .max_length(64)
-    .settings(settings);
+    .settings(settings)
+    .device(Device::flex());
 
     // Stopped after three steps, and continued from the checkpoint after the second.
     trainer.train(&mut |event| match event {
