@@ -32,9 +32,8 @@ const FEATURES: [&str; 18] = [
 const ALL: &str = "--features adapters-cli/hub,adapters-cli/parquet,adapters-cli/tui,adapters-hub/client,\
     adapters-testkit/capture,adapters-testkit/ndarray,adapters-testkit/wgpu-unfused";
 
-/// Backends that are type-checked on their own, cheapest first. `vulkan` turns on `wgpu`, and the code for `wgpu` alone is tested: see
-/// [`ALL`].
-const BACKENDS: [&str; 3] = ["ndarray", "vulkan", "cuda"];
+/// Backends that are type-checked on their own, cheapest first.
+const BACKENDS: [&str; 4] = ["ndarray", "wgpu", "vulkan", "cuda"];
 
 /// What a step belongs to, and what `--only` takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -176,8 +175,8 @@ pub(super) fn plan() -> Vec<Step> {
             ..step.with_env("ADAPTERS_DEVICE", device)
         });
     }
-    // Crates of others have the features of the whole workspace, so that they are checked once and not for each feature; a backend is
-    // checked as a user has it.
+    // `xtask/third-party` gives third-party crates the features that they have in the whole workspace, so that they are checked once and
+    // not for each feature. Backends are checked as a user builds them.
     steps.extend(FEATURES.iter().map(|feature| {
         Step::cargo(
             Group::Features,
