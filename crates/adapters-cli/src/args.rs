@@ -210,8 +210,8 @@ pub(crate) struct PredictArgs {
     pub(crate) json: bool,
 }
 
-/// Options that are not for sounds. clap does not ask for `--audio`, which an option requires, where one of those that `--audio`
-/// conflicts with is given: the option conflicts with them itself, too.
+/// Options that cannot be given with `--audio`. An option that requires `--audio` conflicts with them too: clap drops the requirement
+/// where an option is given that `--audio` conflicts with.
 const OPTIONS_OF_TEXTS: [&str; 4] = ["prompt", "chat", "messages", "system"];
 
 /// `adapters generate`

@@ -26,6 +26,17 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch without targets.
+    pub(crate) fn unlabeled(input: Input, predictions: usize) -> Self {
+        Self {
+            input,
+            target_positions: Vec::new(),
+            targets: None,
+            predictions,
+            tasks: Vec::new(),
+        }
+    }
+
     /// With the task of each of its examples, which have as many rows each.
     #[must_use]
     pub(crate) fn with_tasks(mut self, tasks: &[Option<usize>]) -> Self {

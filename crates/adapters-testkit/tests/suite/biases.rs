@@ -12,12 +12,12 @@ use burn::tensor::Device;
 
 /// Names of biases without a site, which stay frozen: see PARITY D90.
 const FROZEN: [&str; 8] = [
-    // The convolution of positions of wav2vec 2.0, and the normalizations between its other convolutions.
+    // The positional convolution of wav2vec 2.0, and the normalizations of its feature extractor.
     "encoder.pos_conv_embed.",
     "feature_extractor.conv_layers.",
     // The language adapters of X-MOD.
     ".adapter_modules.",
-    // The choice of experts of gpt-oss.
+    // The router of gpt-oss.
     ".mlp.router.",
     // The pooling head of SigLIP.
     "vision_model.head.layernorm.",
@@ -51,11 +51,17 @@ fn every_bias_with_a_site_trains() {
         let trained: BTreeSet<String> = keys.filter(|key| key.ends_with(".bias")).collect();
         for key in there.symmetric_difference(&trained) {
             match FROZEN.into_iter().find(|name| key.contains(name)) {
-                Some(name) if there.contains(key) => drop(frozen.insert(name)),
+                Some(name) if there.contains(key) => {
+                    frozen.insert(name);
+                }
                 _ => wrong.push(format!("{}: {key}", base.display())),
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(frozen, BTreeSet::from(FROZEN), "each name is that of a bias");
+    assert_eq!(
+        frozen,
+        BTreeSet::from(FROZEN),
+        "every name in the list is that of a bias"
+    );
 }

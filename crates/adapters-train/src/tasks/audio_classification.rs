@@ -6,7 +6,7 @@ use adapters_models::speech::{LogMel, Waveforms, read_wav};
 use adapters_models::{Input, Model, ModelKind, SoundForm};
 use burn::tensor::Device;
 
-use super::classification::Subject;
+use super::classification::Modality;
 use super::context::TaskContext;
 use super::task::Example;
 use super::usage::Usage;
@@ -24,7 +24,7 @@ pub(super) enum Sounds {
 
 impl Example for PathBuf {}
 
-impl Subject for Sounds {
+impl Modality for Sounds {
     const NAME: &'static str = "audio_classification";
     const PIPELINE: &'static str = "audio-classification";
     const DATA: &'static str = "`audio`, the path of a .wav file from the folder of the data file; `label`, a class by its name or number. \

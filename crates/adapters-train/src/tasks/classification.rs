@@ -9,7 +9,8 @@ use adapters_nn::ops::cross_entropy;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::context::TaskContext;
-use super::task::{Example, LabelField, Labeled, Task};
+use super::labeled::{Labeled, labeled_batch, with_targets};
+use super::task::{Example, LabelField, Task};
 use super::text::ints;
 use super::usage::Usage;
 use crate::data::{Labels, Record};
@@ -19,25 +20,25 @@ use crate::inputs::Batch;
 use crate::metrics::{Confusion, Figures};
 use crate::task_model::TaskModel;
 
-/// What is classified. The constants are those of the [`Task`].
-pub(super) trait Subject: fmt::Debug + Send + Sync + Sized + 'static {
+/// What is classified: text, images or audio. The constants are those of the [`Task`].
+pub(super) trait Modality: fmt::Debug + Send + Sync + Sized + 'static {
     const NAME: &'static str;
     const PIPELINE: &'static str;
     const DATA: &'static str;
     const MODELS: &'static [ModelKind];
     const USAGE: Usage;
 
-    /// What the model reads of one record.
+    /// What is kept of a record until a batch is made.
     type Source: Example;
 
-    /// What reads the records.
+    /// Reads how the model's inputs are prepared, from its files.
     ///
     /// # Errors
     ///
     /// [`TrainError`] for files of the model that are missing or do not fit it.
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError>;
 
-    /// What the model reads, of each record.
+    /// What the model reads of each record.
     ///
     /// # Errors
     ///
@@ -54,32 +55,32 @@ pub(super) trait Subject: fmt::Debug + Send + Sync + Sized + 'static {
 
 /// Classification by cross entropy; the metric is the accuracy.
 #[derive(Debug)]
-pub(super) struct Classification<S> {
-    subject: S,
+pub(super) struct Classification<M> {
+    modality: M,
     labels: Labels,
     head: HeadConfig,
     /// How much each class weighs.
     weights: Option<Vec<f32>>,
 }
 
-impl<S: Subject> Task for Classification<S> {
-    const NAME: &'static str = S::NAME;
-    const PIPELINE: Option<&'static str> = Some(S::PIPELINE);
-    const DATA: &'static str = S::DATA;
-    const MODELS: &'static [ModelKind] = S::MODELS;
-    const USAGE: Usage = S::USAGE;
+impl<M: Modality> Task for Classification<M> {
+    const NAME: &'static str = M::NAME;
+    const PIPELINE: Option<&'static str> = Some(M::PIPELINE);
+    const DATA: &'static str = M::DATA;
+    const MODELS: &'static [ModelKind] = M::MODELS;
+    const USAGE: Usage = M::USAGE;
     const METRICS: &'static [&'static str] = &["accuracy", "f1", "matthews"];
     const LABELS: usize = 1;
     const LABEL_FIELD: Option<LabelField> = Some(|fields| (&fields.label, None));
     const WEIGHS_CLASSES: bool = true;
 
-    type Example = Labeled<S::Source, usize>;
+    type Example = Labeled<M::Source, usize>;
 
     fn new(cx: &TaskContext<'_>) -> Result<Self, TrainError> {
         let labels = cx.options.labels.clone();
         let kind = HeadKind::Classification { pooling: cx.pooling() };
         Ok(Self {
-            subject: S::new(cx)?,
+            modality: M::new(cx)?,
             head: cx.head(kind, labels.names()),
             labels,
             weights: cx.options.class_weights.clone(),
@@ -101,14 +102,9 @@ impl<S: Subject> Task for Classification<S> {
         cx: &TaskContext<'_>,
     ) -> Result<Vec<Self::Example>, TrainError> {
         let field = &cx.options.fields.label;
-        let examples = S::sources(records, cx)?.into_iter().zip(records);
-        let example = |(source, record): (S::Source, &Record)| {
-            Ok(Labeled {
-                source,
-                target: record.class(field, &self.labels, labeled)?,
-            })
-        };
-        examples.map(example).collect()
+        with_targets(M::sources(records, cx)?, records, |record| {
+            Ok(record.class(field, &self.labels, labeled)?)
+        })
     }
 
     fn batch(
@@ -118,16 +114,11 @@ impl<S: Subject> Task for Classification<S> {
         model: &Model,
         device: &Device,
     ) -> Result<Batch, TrainError> {
-        let sources: Vec<&S::Source> = examples.iter().map(|(_, example)| &example.source).collect();
-        let classes = examples.iter().map(|(_, example)| Some(example.target? as i64));
-        let classes: Option<Vec<i64>> = classes.collect();
-        Ok(Batch {
-            input: self.subject.input(&sources, model, device)?,
-            target_positions: Vec::new(),
-            targets: classes.map(|classes| Targets::Classes(ints(classes, device))),
-            predictions: examples.len(),
-            tasks: Vec::new(),
-        })
+        let sources: Vec<&M::Source> = examples.iter().map(|(_, example)| &example.source).collect();
+        let input = self.modality.input(&sources, model, device)?;
+        Ok(labeled_batch(input, examples, |classes| {
+            Targets::Classes(ints(classes.into_iter().map(|class| *class as i64).collect(), device))
+        }))
     }
 
     /// The loss of the head. With weights, the mean over the weights of the batch, as PyTorch's `CrossEntropyLoss` has it.

@@ -4,7 +4,7 @@ use adapters_models::vision::{ImageProcessor, ImageSource};
 use adapters_models::{ImageInput, Input, Model, ModelError, ModelKind};
 use burn::tensor::Device;
 
-use super::classification::Subject;
+use super::classification::Modality;
 use super::context::TaskContext;
 use super::task::Example;
 use super::usage::Usage;
@@ -17,7 +17,7 @@ pub(super) struct Images(ImageProcessor);
 
 impl Example for ImageSource {}
 
-impl Subject for Images {
+impl Modality for Images {
     const NAME: &'static str = "image_classification";
     const PIPELINE: &'static str = "image-classification";
     const DATA: &'static str = "`image`, the path of a .png or .jpg file from the folder of the data file, or a data URI; `label`, a \

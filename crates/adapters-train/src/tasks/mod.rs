@@ -11,6 +11,7 @@ mod context;
 mod erased;
 mod example_store;
 mod image_classification;
+mod labeled;
 mod masked_lm;
 mod masking;
 mod multi_label;

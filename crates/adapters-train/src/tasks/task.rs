@@ -6,8 +6,8 @@ use adapters_core::Ctx;
 use adapters_models::heads::HeadConfig;
 use adapters_models::{Encoded, Model, ModelKind};
 use burn::tensor::{Device, Tensor};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::context::TaskContext;
 use super::usage::Usage;
@@ -32,14 +32,15 @@ pub(super) type LabelField = fn(&Fields) -> (&str, Option<char>);
 /// Makes one example of several.
 pub type Join<E> = fn(Vec<E>) -> E;
 
-/// An example as it is kept: encoded, or the file that is read for a batch. Many of them are kept in a file.
+/// An example of a data file: its token ids, or the path of an image or a sound that is read when a batch is made. Many of them are kept in
+/// a temporary file.
 pub trait Example: Clone + fmt::Debug + DeserializeOwned + Send + Serialize + Sync {
     /// Its length in tokens; one for an image or a sound.
     fn length(&self) -> usize {
         1
     }
 
-    /// The number of its texts of which the longest input cut something off; zero for an image or a sound.
+    /// The number of its texts that were truncated to the longest input; zero for an image or a sound.
     fn truncated(&self) -> usize {
         0
     }
@@ -52,28 +53,6 @@ impl Example for Encoded {
 
     fn truncated(&self) -> usize {
         usize::from(self.truncated)
-    }
-}
-
-/// What a model reads, and what it should predict.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Labeled<S, T> {
-    /// What the model reads.
-    pub(crate) source: S,
-    /// What is to be predicted; `None` where it is not known.
-    pub(crate) target: Option<T>,
-}
-
-impl<S: Example, T> Example for Labeled<S, T>
-where
-    T: Clone + fmt::Debug + DeserializeOwned + Send + Serialize + Sync,
-{
-    fn length(&self) -> usize {
-        self.source.length()
-    }
-
-    fn truncated(&self) -> usize {
-        self.source.truncated()
     }
 }
 
@@ -107,7 +86,7 @@ pub trait Task: fmt::Debug + Send + Sync + Sized + 'static {
     /// Fewest labels a recipe names; zero for tasks without labels.
     const LABELS: usize = 0;
 
-    /// One example of a data file.
+    /// An example.
     type Example: Example;
 
     /// The task with these options.

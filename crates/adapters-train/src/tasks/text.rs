@@ -1,10 +1,11 @@
 //! Texts, each alone or with a second one, as most tasks read them.
 
+use adapters_models::heads::Targets;
 use adapters_models::{Encoded, Model};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::context::TaskContext;
-use super::task::Labeled;
+use super::labeled::{Labeled, labeled_batch, with_targets};
 use crate::data::Record;
 use crate::error::TrainError;
 use crate::inputs::{Batch, text_input};
@@ -29,12 +30,7 @@ pub(crate) fn examples<T>(
     cx: &TaskContext<'_>,
     target: impl Fn(&Record) -> Result<Option<T>, TrainError>,
 ) -> Result<Vec<TextExample<T>>, TrainError> {
-    let examples = texts(records, cx)?.into_iter().zip(records);
-    let example = |(source, record)| {
-        let target = target(record)?;
-        Ok(Labeled { source, target })
-    };
-    examples.map(example).collect()
+    with_targets(texts(records, cx)?, records, target)
 }
 
 /// Encodes texts of records, and refuses what the model does not have.
@@ -80,20 +76,9 @@ pub(crate) fn check(row: &Encoded, record: &Record, model: &Model) -> Result<(),
     }
 }
 
-/// A batch without targets.
+/// A batch of texts without targets.
 pub(crate) fn batch(rows: &[&Encoded], predictions: usize, model: &Model, device: &Device) -> Batch {
-    Batch {
-        input: text_input(rows, model, device),
-        target_positions: Vec::new(),
-        targets: None,
-        predictions,
-        tasks: Vec::new(),
-    }
-}
-
-/// The targets of examples, if every one has one.
-pub(crate) fn targets<'e, T: 'e>(examples: &[(usize, &'e TextExample<T>)]) -> Option<Vec<&'e T>> {
-    examples.iter().map(|(_, example)| example.target.as_ref()).collect()
+    Batch::unlabeled(text_input(rows, model, device), predictions)
 }
 
 /// A batch of texts with the targets that `make` makes of theirs.
@@ -101,13 +86,10 @@ pub(crate) fn text_batch<T>(
     examples: &[(usize, &TextExample<T>)],
     model: &Model,
     device: &Device,
-    make: impl FnOnce(Vec<&T>) -> adapters_models::heads::Targets,
+    make: impl FnOnce(Vec<&T>) -> Targets,
 ) -> Batch {
     let rows: Vec<&Encoded> = examples.iter().map(|(_, example)| &example.source).collect();
-    Batch {
-        targets: targets(examples).map(make),
-        ..batch(&rows, examples.len(), model, device)
-    }
+    labeled_batch(text_input(&rows, model, device), examples, make)
 }
 
 /// Whole numbers as a tensor.

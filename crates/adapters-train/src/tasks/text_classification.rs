@@ -3,7 +3,7 @@
 use adapters_models::{Encoded, Input, Model, ModelKind};
 use burn::tensor::Device;
 
-use super::classification::Subject;
+use super::classification::Modality;
 use super::context::TaskContext;
 use super::task::ANY_TEXT_MODEL;
 use super::text::texts;
@@ -16,7 +16,7 @@ use crate::inputs::text_input;
 #[derive(Debug)]
 pub(super) struct Texts;
 
-impl Subject for Texts {
+impl Modality for Texts {
     const NAME: &'static str = "classification";
     const PIPELINE: &'static str = "text-classification";
     const DATA: &'static str =
